@@ -1,0 +1,23 @@
+"""Short names for the API's messages: ``m.HistoryEvent``, ``m.Payload``, ``m.StartWorkflowExecutionRequest``.
+
+Use as ``from perdure.api import messages as m``. The names of these packages do not clash (a tidy test checks it).
+Enum values keep their full names: ``m.EventType.EVENT_TYPE_TIMER_FIRED``.
+"""
+
+# ruff: noqa: F403 - this module exists to gather the API's names in one place.
+from temporalio.api.activity.v1 import *
+from temporalio.api.command.v1 import *
+from temporalio.api.common.v1 import *
+from temporalio.api.enums.v1 import *
+from temporalio.api.errordetails.v1 import *
+from temporalio.api.failure.v1 import *
+from temporalio.api.filter.v1 import *
+from temporalio.api.history.v1 import *
+from temporalio.api.namespace.v1 import *
+from temporalio.api.protocol.v1 import *
+from temporalio.api.query.v1 import *
+from temporalio.api.sdk.v1 import *
+from temporalio.api.taskqueue.v1 import *
+from temporalio.api.update.v1 import *
+from temporalio.api.workflow.v1 import *
+from temporalio.api.workflowservice.v1 import *

@@ -1,0 +1,127 @@
+"""The seam: Temporal's WorkflowService as Python async methods.
+
+Requests and responses are the API's own protobuf messages. Each method returns its response or raises
+`perdure.api.RpcError`. Long polls answer an empty message when `timeout_s` (seconds; the service's own
+default when None) has passed. Messages handed over belong to the receiver: neither side mutates a message
+after passing it on.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from temporalio.api.workflowservice import v1 as ws
+
+__all__ = ["WorkflowService"]
+
+
+class WorkflowService(Protocol):
+    """What the SDK half may ask of an engine, wherever that engine is."""
+
+    async def get_system_info(self, request: ws.GetSystemInfoRequest) -> ws.GetSystemInfoResponse: ...
+
+    async def register_namespace(self, request: ws.RegisterNamespaceRequest) -> ws.RegisterNamespaceResponse: ...
+
+    async def describe_namespace(self, request: ws.DescribeNamespaceRequest) -> ws.DescribeNamespaceResponse: ...
+
+    async def list_namespaces(self, request: ws.ListNamespacesRequest) -> ws.ListNamespacesResponse: ...
+
+    async def start_workflow_execution(
+        self, request: ws.StartWorkflowExecutionRequest
+    ) -> ws.StartWorkflowExecutionResponse: ...
+
+    async def signal_workflow_execution(
+        self, request: ws.SignalWorkflowExecutionRequest
+    ) -> ws.SignalWorkflowExecutionResponse: ...
+
+    async def signal_with_start_workflow_execution(
+        self, request: ws.SignalWithStartWorkflowExecutionRequest
+    ) -> ws.SignalWithStartWorkflowExecutionResponse: ...
+
+    async def query_workflow(self, request: ws.QueryWorkflowRequest) -> ws.QueryWorkflowResponse: ...
+
+    async def request_cancel_workflow_execution(
+        self, request: ws.RequestCancelWorkflowExecutionRequest
+    ) -> ws.RequestCancelWorkflowExecutionResponse: ...
+
+    async def terminate_workflow_execution(
+        self, request: ws.TerminateWorkflowExecutionRequest
+    ) -> ws.TerminateWorkflowExecutionResponse: ...
+
+    async def describe_workflow_execution(
+        self, request: ws.DescribeWorkflowExecutionRequest
+    ) -> ws.DescribeWorkflowExecutionResponse: ...
+
+    async def get_workflow_execution_history(
+        self, request: ws.GetWorkflowExecutionHistoryRequest, *, timeout_s: float | None = None
+    ) -> ws.GetWorkflowExecutionHistoryResponse: ...
+
+    async def get_workflow_execution_history_reverse(
+        self, request: ws.GetWorkflowExecutionHistoryReverseRequest
+    ) -> ws.GetWorkflowExecutionHistoryReverseResponse: ...
+
+    async def list_workflow_executions(
+        self, request: ws.ListWorkflowExecutionsRequest
+    ) -> ws.ListWorkflowExecutionsResponse: ...
+
+    async def count_workflow_executions(
+        self, request: ws.CountWorkflowExecutionsRequest
+    ) -> ws.CountWorkflowExecutionsResponse: ...
+
+    async def poll_workflow_task_queue(
+        self, request: ws.PollWorkflowTaskQueueRequest, *, timeout_s: float | None = None
+    ) -> ws.PollWorkflowTaskQueueResponse: ...
+
+    async def respond_workflow_task_completed(
+        self, request: ws.RespondWorkflowTaskCompletedRequest
+    ) -> ws.RespondWorkflowTaskCompletedResponse: ...
+
+    async def respond_workflow_task_failed(
+        self, request: ws.RespondWorkflowTaskFailedRequest
+    ) -> ws.RespondWorkflowTaskFailedResponse: ...
+
+    async def respond_query_task_completed(
+        self, request: ws.RespondQueryTaskCompletedRequest
+    ) -> ws.RespondQueryTaskCompletedResponse: ...
+
+    async def reset_sticky_task_queue(
+        self, request: ws.ResetStickyTaskQueueRequest
+    ) -> ws.ResetStickyTaskQueueResponse: ...
+
+    async def poll_activity_task_queue(
+        self, request: ws.PollActivityTaskQueueRequest, *, timeout_s: float | None = None
+    ) -> ws.PollActivityTaskQueueResponse: ...
+
+    async def record_activity_task_heartbeat(
+        self, request: ws.RecordActivityTaskHeartbeatRequest
+    ) -> ws.RecordActivityTaskHeartbeatResponse: ...
+
+    async def record_activity_task_heartbeat_by_id(
+        self, request: ws.RecordActivityTaskHeartbeatByIdRequest
+    ) -> ws.RecordActivityTaskHeartbeatByIdResponse: ...
+
+    async def respond_activity_task_completed(
+        self, request: ws.RespondActivityTaskCompletedRequest
+    ) -> ws.RespondActivityTaskCompletedResponse: ...
+
+    async def respond_activity_task_completed_by_id(
+        self, request: ws.RespondActivityTaskCompletedByIdRequest
+    ) -> ws.RespondActivityTaskCompletedByIdResponse: ...
+
+    async def respond_activity_task_failed(
+        self, request: ws.RespondActivityTaskFailedRequest
+    ) -> ws.RespondActivityTaskFailedResponse: ...
+
+    async def respond_activity_task_failed_by_id(
+        self, request: ws.RespondActivityTaskFailedByIdRequest
+    ) -> ws.RespondActivityTaskFailedByIdResponse: ...
+
+    async def respond_activity_task_canceled(
+        self, request: ws.RespondActivityTaskCanceledRequest
+    ) -> ws.RespondActivityTaskCanceledResponse: ...
+
+    async def respond_activity_task_canceled_by_id(
+        self, request: ws.RespondActivityTaskCanceledByIdRequest
+    ) -> ws.RespondActivityTaskCanceledByIdResponse: ...
+
+    async def shutdown_worker(self, request: ws.ShutdownWorkerRequest) -> ws.ShutdownWorkerResponse: ...

@@ -1,0 +1,306 @@
+"""The mutable state of a run: what it is waiting for, and nothing else.
+
+`RunState` is what a history folds to, plus the little that histories do not hold (activity attempts, heartbeat
+details, workflow task attempts, buffered events, request ids, undelivered messages). It is durable: encoded to
+MessagePack it is the run's row in the store, so that a run loads without reading its history. `Live` is what a
+process knows only while it holds the run: which tasks are handed out and since when. Losing it is harmless: the
+tasks are handed out again.
+
+Pending items (activities, timers, children, external signals and cancels) share one dict keyed by the id of the
+event that created them. Instants are epoch milliseconds, spans milliseconds, 0 = not set; ids 0 = none.
+New fields go at the end, with a default: rows are arrays, and older rows must still load.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from msgspec import Struct
+
+from perdure.api import messages as m
+
+__all__ = [
+    "ActivityItem",
+    "ActivityLive",
+    "CancelItem",
+    "ChildItem",
+    "Item",
+    "Live",
+    "MessageKind",
+    "OutMessage",
+    "Retry",
+    "Run",
+    "RunState",
+    "SignalItem",
+    "TimerItem",
+    "WorkflowTaskLive",
+]
+
+
+class Retry(Struct, array_like=True, frozen=True):
+    """A retry policy with its defaults filled in."""
+
+    initial_ms: int = 1000
+    coefficient: float = 2.0
+    maximum_ms: int = 100_000
+    max_attempts: int = 0
+    """0 = unlimited."""
+    non_retryable: tuple[str, ...] = ()
+
+
+class ActivityItem(Struct, array_like=True, tag="a"):
+    """An activity from its Scheduled event to its closing one."""
+
+    event_id: int
+    activity_id: str
+    activity_type: str
+    task_queue: str
+    scheduled_at_ms: int
+    schedule_to_close_ms: int = 0
+    schedule_to_start_ms: int = 0
+    start_to_close_ms: int = 0
+    heartbeat_ms: int = 0
+    retry: Retry | None = None
+    attempt: int = 1
+    next_attempt_at_ms: int = 0
+    """When the next attempt may be handed out; 0 = at once. In the past = due."""
+    attempt_scheduled_at_ms: int = 0
+    """When the present attempt became dispatchable (schedule-to-start counts from here)."""
+    cancel_requested_event_id: int = 0
+    last_failure: bytes = b""
+    """A serialized Failure, of the attempt before."""
+    last_worker_identity: str = ""
+    last_started_at_ms: int = 0
+    heartbeat_details: bytes = b""
+    """Serialized Payloads; survive retries."""
+    last_heartbeat_at_ms: int = 0
+    held: bool = False
+    """Completes asynchronously: a restart must not hand it out again; its deadlines run from last_started_at_ms."""
+
+
+class TimerItem(Struct, array_like=True, tag="t"):
+    """A timer from its Started event to Fired or Canceled."""
+
+    event_id: int
+    timer_id: str
+    fire_at_ms: int
+
+
+class ChildItem(Struct, array_like=True, tag="c"):
+    """A child workflow from its Initiated event to its closing one."""
+
+    event_id: int
+    namespace: str
+    workflow_id: str
+    workflow_type: str
+    parent_close_policy: int
+    run_id: str = ""
+    """Set when the child has started."""
+    started_event_id: int = 0
+
+
+class SignalItem(Struct, array_like=True, tag="s"):
+    """A signal to another workflow, from its Initiated event until delivered or failed."""
+
+    event_id: int
+    namespace: str
+    workflow_id: str
+    run_id: str
+    control: str = ""
+
+
+class CancelItem(Struct, array_like=True, tag="x"):
+    """A cancel request to another workflow, from its Initiated event until delivered or failed."""
+
+    event_id: int
+    namespace: str
+    workflow_id: str
+    run_id: str
+    control: str = ""
+
+
+Item = ActivityItem | TimerItem | ChildItem | SignalItem | CancelItem
+
+
+class MessageKind(IntEnum):
+    """What one run may ask of another; `data` of the OutMessage is the message named here."""
+
+    START_CHILD = 1
+    """StartWorkflowExecutionRequest"""
+    SIGNAL = 2
+    """SignalWorkflowExecutionRequest"""
+    CANCEL = 3
+    """RequestCancelWorkflowExecutionRequest"""
+    TERMINATE = 4
+    """TerminateWorkflowExecutionRequest (parent close policy)"""
+    CHILD_CLOSED = 5
+    """HistoryEvent: the child's closing event, for the parent"""
+
+
+class OutMessage(Struct, array_like=True):
+    """A message to another run: durable until its outcome is recorded here, delivered at least once.
+
+    The receiver applies it once: by the request id in `data`, or because the item it speaks of is gone.
+    """
+
+    seq: int
+    kind: int
+    namespace: str
+    workflow_id: str
+    run_id: str
+    """"" = the current run."""
+    data: bytes
+    event_id: int = 0
+    """The Initiated event it belongs to: the sender's, or for CHILD_CLOSED the parent's."""
+    child_only: bool = False
+
+
+class RunState(Struct, array_like=True):
+    """The durable state of one run."""
+
+    version: int
+    """Of this layout. A row of another version is rebuilt from history."""
+    namespace: str
+    workflow_id: str
+    run_id: str
+    workflow_type: str
+    task_queue: str
+    # -- identity and lineage
+    first_run_id: str = ""
+    original_run_id: str = ""
+    continued_from_run_id: str = ""
+    new_run_id: str = ""
+    """The run that follows this one (continue-as-new, retry)."""
+    parent_namespace: str = ""
+    parent_workflow_id: str = ""
+    parent_run_id: str = ""
+    parent_initiated_event_id: int = 0
+    root_workflow_id: str = ""
+    root_run_id: str = ""
+    start_request_id: str = ""
+    attempt: int = 1
+    retry: Retry | None = None
+    # -- life
+    status: int = 1
+    """A WorkflowExecutionStatus value; 1 = running."""
+    start_ms: int = 0
+    execution_ms: int = 0
+    """When the first workflow task is due: start, start delay or retry back-off included."""
+    close_ms: int = 0
+    retain_until_ms: int = 0
+    """When a closed run is erased; 0 while running."""
+    close_event_id: int = 0
+    execution_timeout_ms: int = 0
+    run_timeout_ms: int = 0
+    task_timeout_ms: int = 10_000
+    execution_deadline_ms: int = 0
+    """Absolute; shared by all runs of the chain."""
+    run_deadline_ms: int = 0
+    # -- history
+    next_event_id: int = 1
+    history_bytes: int = 0
+    # -- workflow task
+    task_scheduled_event_id: int = 0
+    """Of the pending workflow task; 0 = none pending. For a transient task: the id its Scheduled event will get."""
+    task_scheduled_at_ms: int = 0
+    task_attempt: int = 1
+    """Of the pending workflow task; > 1 = transient."""
+    task_not_before_ms: int = 0
+    """Back-off of a failing task, or start delay: not handed out before."""
+    last_task_started_event_id: int = 0
+    """Started id of the last completed task: previous_started_event_id."""
+    last_task_completed_event_id: int = 0
+    sticky_queue: str = ""
+    sticky_timeout_ms: int = 0
+    task_last_failure: bytes = b""
+    """Serialized Failure of the failing workflow task, for describe."""
+    task_failure_cause: int = 0
+    # -- inbound
+    cancel_requested: bool = False
+    cancel_request_ids: list[str] = []
+    signal_request_ids: list[str] = []
+    """Bounded by Limits.request_ids_kept, oldest dropped first."""
+    signal_count: int = 0
+    buffered: list[bytes] = []
+    """Serialized HistoryEvents (without id) that arrived while a task was started."""
+    # -- outbound
+    next_message_seq: int = 1
+    outbox: list[OutMessage] = []
+    items: dict[int, Item] = {}
+    """Pending items by event id. Encoded separately when there are many (see `encode`)."""
+    spilled: bool = False
+    """True once items are kept in rows of their own."""
+    # -- for visibility and describe
+    memo: bytes = b""
+    search_attributes: bytes = b""
+    cron_schedule: str = ""
+    user_metadata: bytes = b""
+    priority: bytes = b""
+    versioning: bytes = b""
+    identity: str = ""
+
+
+@dataclass(slots=True)
+class WorkflowTaskLive:
+    """A workflow task that a worker holds now."""
+
+    scheduled_event_id: int
+    started_event_id: int
+    attempt: int
+    started_at_ms: int
+    deadline_ms: int
+    identity: str
+    request_id: str
+    scheduled_frame: bytes
+    """Empty unless transient: then the Scheduled event exists only here until the task completes."""
+    started_frame: bytes
+    sticky: bool
+    speculative: bool = False
+
+
+@dataclass(slots=True)
+class ActivityLive:
+    """An attempt of an activity that a worker holds now."""
+
+    started_at_ms: int
+    identity: str
+    last_heartbeat_at_ms: int
+
+
+@dataclass(slots=True)
+class Live:
+    """What is known of a run only while this process holds it."""
+
+    task: WorkflowTaskLive | None = None
+    activities: dict[int, ActivityLive] = field(default_factory=dict[int, ActivityLive])
+    """By scheduled event id."""
+    scheduled: dict[int, m.HistoryEvent] = field(default_factory=dict[int, m.HistoryEvent])
+    """Scheduled events of activities not yet handed out for the first time, so that no read is needed."""
+    deadlines: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
+    """Heap of (due_ms, kind, event_id); entries may be stale and are checked against the state when they come up."""
+    activity_ids: dict[str, int] = field(default_factory=dict[str, int])
+    timer_ids: dict[str, int] = field(default_factory=dict[str, int])
+    child_ids: dict[str, int] = field(default_factory=dict[str, int])
+    frames: list[bytes] = field(default_factory=list[bytes])
+    """Frames of the newest events, contiguous up to next_event_id - 1; older ones are dropped when a task completes."""
+    dirty_items: set[int] = field(default_factory=set[int])
+    """Items changed or removed since the last encode (only kept when spilled)."""
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A loaded run: its durable state and what this process knows besides."""
+
+    key: int
+    state: RunState
+    live: Live = field(default_factory=Live)
+
+    @property
+    def frames_first_event_id(self) -> int:
+        """The id of the first event in live.frames."""
+        return self.state.next_event_id - len(self.live.frames)
+
+    @property
+    def is_open(self) -> bool:
+        return self.state.status == 1

@@ -1,0 +1,92 @@
+"""What a decision brings about: the value that carries it from the pure machines to the shard.
+
+A decision changes the `Run` in place and says in a `Transition` what must be written and what must happen after
+the write. The shard appends the frames, marks the run dirty, and acts on the rest; nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from perdure.api import RpcError
+from perdure.api import messages as m
+from perdure.engine.history.state import OutMessage, Run
+
+__all__ = ["Limits", "Lineage", "NextRun", "Transition"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds, with Temporal's defaults. Sizes in bytes."""
+
+    blob_bytes: int = 2 * 1024 * 1024
+    memo_bytes: int = 2 * 1024 * 1024
+    id_length: int = 1000
+    pending_activities: int = 2000
+    pending_children: int = 2000
+    pending_signals: int = 2000
+    pending_cancels: int = 2000
+    signals_per_run: int = 10_000
+    request_ids_kept: int = 1000
+    history_events_suggest: int = 4096
+    history_bytes_suggest: int = 4 * 1024 * 1024
+    history_events_max: int = 51_200
+    history_bytes_max: int = 50 * 1024 * 1024
+    task_attempts_before_backoff: int = 3
+    default_task_timeout_ms: int = 10_000
+    default_retention_ms: int = 3 * 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """Where a new run comes from; empty for a client's start."""
+
+    first_run_id: str = ""
+    original_run_id: str = ""
+    continued_from_run_id: str = ""
+    initiator: int = 0
+    """ContinueAsNewInitiator"""
+    attempt: int = 1
+    execution_deadline_ms: int = 0
+    first_task_backoff_ms: int = 0
+    continued_failure: m.Failure | None = None
+    last_completion_result: m.Payloads | None = None
+    parent_namespace: str = ""
+    parent_workflow_id: str = ""
+    parent_run_id: str = ""
+    parent_initiated_event_id: int = 0
+    root_workflow_id: str = ""
+    root_run_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextRun:
+    """The run that must start in the same commit as its predecessor closes."""
+
+    run_id: str
+    request: m.StartWorkflowExecutionRequest
+    lineage: Lineage
+
+
+@dataclass(slots=True)
+class Transition:
+    """The outcome of one decision about one run."""
+
+    run: Run
+    now_ms: int
+    frames: list[bytes] = field(default_factory=list[bytes])
+    """New events, framed, in order; the last one's id is run.state.next_event_id - 1."""
+    workflow_task: bool = False
+    """A workflow task has become dispatchable (now, not before state.task_not_before_ms): offer it."""
+    activities: list[int] = field(default_factory=list[int])
+    """Scheduled event ids of activities that have become dispatchable: offer them after the commit."""
+    messages: list[OutMessage] = field(default_factory=list[OutMessage])
+    """New outbox messages: deliver them after the commit."""
+    next_run: NextRun | None = None
+    changed: bool = True
+    """False = nothing changed, nothing to write (an idempotent repeat)."""
+    visibility: bool = False
+    """The visibility row must be written (started, closed, or its attributes changed)."""
+    closed: bool = False
+    error: RpcError | None = None
+    """Answer the caller with this, after the commit of what the transition wrote (e.g. UnhandledCommand)."""
