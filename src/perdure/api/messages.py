@@ -1,7 +1,8 @@
 """Short names for the API's messages: ``m.HistoryEvent``, ``m.Payload``, ``m.StartWorkflowExecutionRequest``.
 
-Use as ``from perdure.api import messages as m``. The names of these packages do not clash (a tidy test checks it).
-Enum values keep their full names: ``m.EventType.EVENT_TYPE_TIMER_FIRED``.
+Use as ``from perdure.api import messages as m``. No name means two things: where packages clash, the last import
+below says which one is meant, and a tidy test checks that it lists every clash. Enum values keep their full names:
+``m.EventType.EVENT_TYPE_TIMER_FIRED``.
 """
 
 # ruff: noqa: F403 - this module exists to gather the API's names in one place.
@@ -20,4 +21,6 @@ from temporalio.api.sdk.v1 import *
 from temporalio.api.taskqueue.v1 import *
 from temporalio.api.update.v1 import *
 from temporalio.api.workflow.v1 import *
+from temporalio.api.workflow.v1 import CallbackInfo as CallbackInfo
+from temporalio.api.workflow.v1 import OnConflictOptions as OnConflictOptions
 from temporalio.api.workflowservice.v1 import *
