@@ -1,0 +1,83 @@
+"""What a workflow task came to, and what the worker has to do about it.
+
+`WorkflowRun.outcome` answers one of three values. The worker turns `TaskCompleted` and `TaskFailed` into the
+matching RPC; on `StepsNeeded` it runs the functions and reports each with `WorkflowRun.resolve_step`, which answers
+the next outcome of the same workflow task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeAlias
+
+from perdure.api import messages as m
+from perdure.common import RetryPolicy
+
+__all__ = ["Outcome", "StepCall", "StepsNeeded", "TaskCompleted", "TaskFailed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StepCall:
+    """A `workflow.step` whose function the worker has to run, outside of the workflow's loop.
+
+    Attributes:
+        step_id: unique within the run; the same again after a replay.
+        name: for logs and the history.
+        fn: sync or async function; a sync one may block, so it belongs on a thread.
+        args: its arguments, as the workflow gave them.
+        retry_policy: None = no retries.
+        timeout: of one attempt; None = no limit.
+        return_type: the function's result hint, for serialising the result; None = not hinted.
+    """
+
+    step_id: str
+    name: str
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    retry_policy: RetryPolicy | None
+    timeout: timedelta | None
+    return_type: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskCompleted:
+    """Respond with RespondWorkflowTaskCompleted.
+
+    Attributes:
+        commands: in order.
+        query_results: answers to the task's buffered queries by query id.
+        force_new_task: set `force_create_new_workflow_task`: steps are still running.
+        closes: the last command closes the run; it may be dropped from the cache once the service has accepted it.
+    """
+
+    commands: list[m.Command]
+    query_results: Mapping[str, m.WorkflowQueryResult] = field(default_factory=dict[str, m.WorkflowQueryResult])
+    force_new_task: bool = False
+    closes: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepsNeeded:
+    """Every step the workflow waits for: start those not yet running, abandon running ones no longer listed."""
+
+    calls: tuple[StepCall, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFailed:
+    """Respond with RespondWorkflowTaskFailed (attempt 1; later attempts are left to time out), and evict the run.
+
+    Attributes:
+        cause: a WorkflowTaskFailedCause.
+        failure: what the history will show.
+        error: the same as an exception, for the worker's log.
+    """
+
+    cause: int
+    failure: m.Failure
+    error: BaseException
+
+
+Outcome: TypeAlias = TaskCompleted | StepsNeeded | TaskFailed
