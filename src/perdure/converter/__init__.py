@@ -1,0 +1,92 @@
+"""Values, errors and bytes: how everything a workflow or activity takes and gives travels as payloads.
+
+`DataConverter` is what a client is given: a payload converter (a chain of encodings, `perdure.converter.payloads`), a
+failure converter (`perdure.converter.failures`), and, if wished, a payload codec (`perdure.converter.codec`) that
+encrypts or compresses what leaves the process. The default reads and writes what Temporal's SDKs do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from perdure.api import messages as m
+from perdure.converter.codec import CodecService, PayloadCodec, decode_message, encode_message
+from perdure.converter.failures import FailureConverter
+from perdure.converter.payloads import (
+    BinaryNullEncoding,
+    BinaryPlainEncoding,
+    BinaryProtobufEncoding,
+    Encoding,
+    JsonPlainEncoding,
+    JsonProtobufEncoding,
+    PayloadConverter,
+)
+from perdure.converter.signature import Parameter, Signature, signature_of
+
+__all__ = [
+    "BinaryNullEncoding",
+    "BinaryPlainEncoding",
+    "BinaryProtobufEncoding",
+    "CodecService",
+    "DataConverter",
+    "Encoding",
+    "FailureConverter",
+    "JsonPlainEncoding",
+    "JsonProtobufEncoding",
+    "Parameter",
+    "PayloadCodec",
+    "PayloadConverter",
+    "Signature",
+    "decode_message",
+    "default",
+    "encode_message",
+    "signature_of",
+]
+
+
+class DataConverter:
+    """Converts values and failures; the `Converter` that replay, clients and workers use.
+
+    Example::
+
+        client = await Client.connect("orders.db", data_converter=DataConverter(payload_codec=MyEncryption(key)))
+    """
+
+    def __init__(
+        self,
+        *,
+        payload_converter: PayloadConverter | None = None,
+        failure_converter: FailureConverter | None = None,
+        payload_codec: PayloadCodec | None = None,
+    ) -> None:
+        self.payload_converter = payload_converter or PayloadConverter()
+        self.failure_converter = failure_converter or FailureConverter()
+        self.payload_codec = payload_codec
+        # Bound once: these two calls are on the path of every step.
+        self.to_payload = self.payload_converter.to_payload
+        self.from_payload = self.payload_converter.from_payload
+
+    def to_payloads(self, values: Sequence[Any], hints: Sequence[Any] | None = None) -> m.Payloads:
+        """Several values as payloads; see `PayloadConverter.to_payloads`."""
+        return self.payload_converter.to_payloads(values, hints)
+
+    def from_payloads(self, payloads: Sequence[m.Payload], hints: Sequence[Any] | None = None) -> list[Any]:
+        """The values of several payloads; see `PayloadConverter.from_payloads`."""
+        return self.payload_converter.from_payloads(payloads, hints)
+
+    def to_failure(self, error: BaseException) -> m.Failure:
+        """An error as a failure. Never raises."""
+        return self.failure_converter.to_failure(error, self.payload_converter)
+
+    def from_failure(self, failure: m.Failure) -> BaseException:
+        """The error of a failure. Never raises."""
+        return self.failure_converter.from_failure(failure, self.payload_converter)
+
+
+_DEFAULT = DataConverter()
+
+
+def default() -> DataConverter:
+    """The default converter, shared: it keeps compiled decoders."""
+    return _DEFAULT
