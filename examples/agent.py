@@ -45,6 +45,15 @@ async def use_tool(query: str) -> str:
     return f"1 result for {query!r}: TP541, 180 EUR"
 
 
+INBOX: asyncio.Queue[str] = asyncio.Queue()
+"""Where the person reads questions; in real life a chat or a mailbox."""
+
+
+@activity.defn(start_to_close_timeout=timedelta(minutes=1))
+async def tell_person(question: str) -> None:
+    await INBOX.put(question)
+
+
 @workflow.defn
 class Agent:
     """One conversation with a goal."""
@@ -69,9 +78,10 @@ class Agent:
 
     async def ask_person(self, question: str) -> str:
         self.question, self.reply = question, None
+        await tell_person(question)
         try:
             await workflow.wait_condition(lambda: self.reply is not None, timeout=PATIENCE)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return "no answer"
         finally:
             self.question = ""
@@ -90,11 +100,11 @@ class Agent:
 async def main() -> None:
     """Play the person: answer yes to the first question."""
     with tempfile.TemporaryDirectory() as folder:
-        async with perdure.open(Path(folder) / "agent.db", workflows=[Agent], activities=[think, use_tool]) as app:
+        async with perdure.open(
+            Path(folder) / "agent.db", workflows=[Agent], activities=[think, use_tool, tell_person]
+        ) as app:
             handle = await app.start(Agent.run, "a flight to Lisbon", id="agent-1")
-            while not (question := await handle.query(Agent.open_question)):
-                await asyncio.sleep(0.05)
-            print(f"asked: {question}")
+            print(f"asked: {await INBOX.get()}")
             await handle.signal(Agent.answer, "yes")
             print(f"answered: {await handle.result()}")
 

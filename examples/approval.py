@@ -40,7 +40,7 @@ class Approval:
         await ask(approver, request)
         try:
             await workflow.wait_condition(lambda: self.decision is not None, timeout=timedelta(days=7))
-        except asyncio.TimeoutError:
+        except TimeoutError:
             self.decision = Decision(approved=False, by="the calendar")
         assert self.decision is not None
         return self.decision

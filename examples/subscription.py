@@ -49,7 +49,7 @@ class Subscription:
     async def cancelled_within(self, pause: timedelta) -> bool:
         try:
             await workflow.wait_condition(lambda: self.cancelled, timeout=pause)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return False
         return True
 
