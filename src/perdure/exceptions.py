@@ -93,15 +93,18 @@ class ForbiddenCallError(NondeterminismError):
         advice: what to use instead.
         filename: file of the call, empty if unknown.
         lineno: line of the call, 0 if unknown.
+        through: the library function by which user code came to the call, empty if it made it itself.
     """
 
-    def __init__(self, call: str, advice: str, *, filename: str = "", lineno: int = 0) -> None:
+    def __init__(self, call: str, advice: str, *, filename: str = "", lineno: int = 0, through: str = "") -> None:
         where = f" at {filename}:{lineno}" if filename else ""
-        super().__init__(f"{call} may not be used in workflow code{where}: {advice}")
+        way = f" (reached through {through})" if through else ""
+        super().__init__(f"{call}{way} may not be used in workflow code{where}: {advice}")
         self.call = call
         self.advice = advice
         self.filename = filename
         self.lineno = lineno
+        self.through = through
 
 
 class FailureError(PerdureError):
