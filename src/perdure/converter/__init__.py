@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from perdure.api import messages as m
+from perdure.converter.arguments import decode_arguments, encode_arguments
 from perdure.converter.codec import CodecService, PayloadCodec, decode_message, encode_message
 from perdure.converter.failures import FailureConverter
 from perdure.converter.payloads import (
@@ -22,7 +23,6 @@ from perdure.converter.payloads import (
     JsonProtobufEncoding,
     PayloadConverter,
 )
-from perdure.converter.signature import Parameter, Signature, signature_of
 
 __all__ = [
     "BinaryNullEncoding",
@@ -34,14 +34,13 @@ __all__ = [
     "FailureConverter",
     "JsonPlainEncoding",
     "JsonProtobufEncoding",
-    "Parameter",
     "PayloadCodec",
     "PayloadConverter",
-    "Signature",
+    "decode_arguments",
     "decode_message",
     "default",
+    "encode_arguments",
     "encode_message",
-    "signature_of",
 ]
 
 

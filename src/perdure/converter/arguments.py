@@ -1,0 +1,63 @@
+"""A call's arguments to payloads and back, with errors that name the argument.
+
+`Signature` (of replay) knows how many and of which types; this module adds the conversion and the words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from perdure.api import messages as m
+from perdure.exceptions import ConversionError
+from perdure.replay.definition import Signature
+from perdure.replay.ports import PayloadConverter
+
+__all__ = ["decode_arguments", "encode_arguments"]
+
+
+def encode_arguments(converter: PayloadConverter, args: Sequence[Any], signature: Signature, what: str) -> m.Payloads:
+    """The arguments of a call of `what`, each checked against its hint.
+
+    Raises:
+        TypeError: too few or too many.
+        ConversionError: one cannot be encoded or is not what its hint says.
+    """
+    signature.check(args, what)
+    hints = signature.arg_types
+    payloads = m.Payloads()
+    for index, value in enumerate(args):
+        try:
+            payloads.payloads.append(converter.to_payload(value, hints[index] if index < len(hints) else None))
+        except ConversionError as error:
+            raise ConversionError(f"{_where(signature, index, what)}: {error}") from error
+    return payloads
+
+
+def decode_arguments(
+    converter: PayloadConverter, payloads: Sequence[m.Payload], signature: Signature, what: str
+) -> list[Any]:
+    """The arguments a task carries for `what`; ones beyond its parameters (from a newer caller) are dropped.
+
+    Raises:
+        ConversionError: too few, or one does not fit its hint.
+    """
+    count = len(payloads)
+    if count < signature.minimum:
+        raise ConversionError(f"{_where(signature, count, what)} is missing: the call carries {count} of them")
+    if signature.maximum is not None and count > signature.maximum:
+        payloads = payloads[: signature.maximum]
+    hints = signature.arg_types
+    values: list[Any] = []
+    for index, payload in enumerate(payloads):
+        try:
+            values.append(converter.from_payload(payload, hints[index] if index < len(hints) else None))
+        except ConversionError as error:
+            raise ConversionError(f"{_where(signature, index, what)}: {error}") from error
+    return values
+
+
+def _where(signature: Signature, index: int, what: str) -> str:
+    parameters = signature._parameters()
+    name = f"'{parameters[index].name}'" if index < len(parameters) else str(index + 1)
+    return f"argument {name} of {what}"
