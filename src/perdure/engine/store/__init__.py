@@ -1,0 +1,51 @@
+"""Where runs are kept: the Store port, and its implementations in memory and on SQLite.
+
+The SQLite store is imported from `perdure.engine.store.sqlite` by whoever wants a file, so that tests in memory load no
+database library.
+"""
+
+from perdure.engine.store.memory import CommitHook, MemoryState, MemoryStore
+from perdure.engine.store.port import (
+    Batch,
+    CurrentRow,
+    HistoryRow,
+    ItemRow,
+    LoadedRun,
+    RunRow,
+    Store,
+    StoreCorruptError,
+    StoreError,
+    StoreFencedError,
+    StoreForeignError,
+    StoreFullError,
+    StoreLockedError,
+    StoreMissingError,
+    StoreNewerError,
+    StoreWriteError,
+    VisibilityFilter,
+    VisibilityRow,
+)
+
+__all__ = [
+    "Batch",
+    "CommitHook",
+    "CurrentRow",
+    "HistoryRow",
+    "ItemRow",
+    "LoadedRun",
+    "MemoryState",
+    "MemoryStore",
+    "RunRow",
+    "Store",
+    "StoreCorruptError",
+    "StoreError",
+    "StoreFencedError",
+    "StoreForeignError",
+    "StoreFullError",
+    "StoreLockedError",
+    "StoreMissingError",
+    "StoreNewerError",
+    "StoreWriteError",
+    "VisibilityFilter",
+    "VisibilityRow",
+]

@@ -82,7 +82,14 @@ class StoreFencedError(StoreError):
 
 
 class StoreCorruptError(StoreError):
-    """A row can't be what was written (checksum or framing). Names the run; retrying does not help."""
+    """A row can't be what was written (checksum or framing). Names the run; retrying does not help.
+
+    `run_key` is that run's; None if the damage is to something else.
+    """
+
+    def __init__(self, message: str, run_key: int | None = None) -> None:
+        super().__init__(message)
+        self.run_key = run_key
 
 
 class RunRow(NamedTuple):
