@@ -1,0 +1,154 @@
+"""Declares the commands, and turns every known error into one line and an exit status.
+
+Exit status: 0 done; 1 the workflow failed or the demo proved nothing; 2 bad input; 130 interrupted. A traceback is
+shown for errors nobody foresaw, and for known ones with ``PERDURE_TRACEBACK=1``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from perdure.api import RpcError
+from perdure.cli.demo.stage import perform
+from perdure.cli.errors import CliError
+from perdure.cli.loading import load_workflow
+from perdure.cli.runs import list_runs, parse_inputs, read_inputs, run_workflow
+from perdure.cli.show import show_run
+from perdure.client import WorkflowFailureError
+from perdure.engine.store.port import StoreError
+from perdure.exceptions import PerdureError
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="perdure",
+    help="Durable execution for Python: ordinary async functions that run to completion, through anything.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+notes = Console(stderr=True)
+
+Database = Annotated[Path, typer.Option("--db", help="The database file.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"perdure {version('perdure')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    orders: Annotated[Path | None, typer.Option(help="A CSV of your own orders.")] = None,
+    kill_at: Annotated[int, typer.Option(min=1, max=95, help="Kill the process at this percentage.")] = 40,
+    keep: Annotated[Path | None, typer.Option(help="Keep the database and the ledger in this new folder.")] = None,
+) -> None:
+    """Fulfil 200 orders, be killed in the middle, finish, and prove what happened."""
+    with _interruptible("The demo starts from nothing each time."):
+        status = perform(orders, kill_at / 100, keep, out)
+    raise typer.Exit(status)
+
+
+@app.command(name="run")
+def run_command(
+    workflow: Annotated[str, typer.Argument(help="FILE.py:workflow")],
+    input: Annotated[list[str] | None, typer.Option(help="An argument as JSON, or @FILE; once for each.")] = None,
+    id: Annotated[str | None, typer.Option(help="The workflow's id: the same id again resumes the same work.")] = None,
+    db: Database = Path("perdure.db"),
+) -> None:
+    """Run a workflow to its end, or go on with it where an earlier process left off."""
+    values = read_inputs(input or [])
+    definition = load_workflow(workflow)
+    arguments = parse_inputs(definition, values)
+    with _interruptible("Nothing is lost: the same id and database go on from here."):
+        print(asyncio.run(run_workflow(definition, arguments, id, db, notes)))
+
+
+@app.command(name="list")
+def list_command(
+    db: Database = Path("perdure.db"),
+    query: Annotated[
+        str | None, typer.Option(help="Filter, for example: WorkflowType='fulfil' AND ExecutionStatus='Running'")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Show so many of the newest.")] = 50,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """List the workflows of a database, newest first."""
+    asyncio.run(list_runs(db, query, limit, json, out))
+
+
+@app.command()
+def show(
+    id: Annotated[str, typer.Argument(help="The workflow's id.")],
+    db: Database = Path("perdure.db"),
+    run_id: Annotated[str | None, typer.Option(help="A run of it; the latest if not given.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """Show a workflow and its history."""
+    asyncio.run(show_run(db, id, run_id, json, out))
+
+
+@contextmanager
+def _interruptible(advice: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise CliError("interrupted", advice, status=130) from error
+
+
+def run() -> None:
+    """The entry point of the `perdure` command."""
+    try:
+        app()
+    except CliError as error:
+        _fail(error, error.message, error.hint, error.status)
+    except WorkflowFailureError as error:
+        _fail(error, _chain(error), "", 1)
+    except RpcError as error:
+        _fail(error, error.message, "", 2)
+    except (StoreError, PerdureError) as error:
+        _fail(error, str(error), "", 2)
+
+
+def _chain(error: BaseException) -> str:
+    """An error and its causes, in one line."""
+    texts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        texts.append(str(cause))
+        cause = cause.__cause__
+    return ": ".join(texts)
+
+
+def _fail(error: BaseException, message: str, hint: str, status: int) -> None:
+    if os.environ.get("PERDURE_TRACEBACK") == "1":
+        raise error
+    notes.print("[bold red]error:[/] ", end="")
+    notes.print(message, markup=False, highlight=False, soft_wrap=True)
+    if hint:
+        notes.print(hint, markup=False, highlight=False, soft_wrap=True)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    run()

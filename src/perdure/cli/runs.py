@@ -1,0 +1,147 @@
+"""`perdure run` and `perdure list`."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+import perdure
+from perdure.cli.errors import CliError
+from perdure.client import Client, WorkflowExecution
+from perdure.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from perdure.converter import DataConverter
+from perdure.exceptions import ConversionError, WorkflowAlreadyStartedError
+from perdure.replay.definition import WorkflowDefinition
+
+__all__ = ["existing_database", "list_runs", "parse_inputs", "read_inputs", "run_workflow"]
+
+
+def read_inputs(inputs: Sequence[str]) -> list[Any]:
+    """The JSON values of ``--input``, each given directly or as ``@file``.
+
+    Raises:
+        CliError: a file can't be read, or is not JSON.
+    """
+    values: list[Any] = []
+    for text in inputs:
+        where = "--input"
+        if text.startswith("@"):
+            where = text[1:]
+            try:
+                text = Path(where).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise CliError(
+                    f"{where} can't be read: {error}", "Give JSON, or @ and the path of a JSON file."
+                ) from error
+        try:
+            values.append(json.loads(text))
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise CliError(
+                f"{where} is not JSON: {error}", "Text needs quotes of its own: --input '\"Ada\"'."
+            ) from error
+    return values
+
+
+def parse_inputs(definition: WorkflowDefinition, values: Sequence[Any]) -> list[Any]:
+    """JSON values as the types that the workflow's parameters are annotated with.
+
+    Raises:
+        CliError: too few, too many, or of the wrong type.
+    """
+    try:
+        definition.signature.check(values, f"workflow {definition.name}")
+    except TypeError as error:
+        raise CliError(str(error), "Give --input once for each argument.") from error
+    converter = DataConverter.default.payload_converter
+    typed: list[Any] = []
+    for position, (value, hint) in enumerate(zip(values, definition.arg_types, strict=False), 1):
+        try:
+            typed.append(converter.from_payload(converter.to_payload(value), hint))
+        except ConversionError as error:
+            raise CliError(
+                f"argument {position} of workflow {definition.name}: {error}", "Give --input of that type."
+            ) from error
+    return typed
+
+
+async def run_workflow(
+    definition: WorkflowDefinition, arguments: Sequence[Any], workflow_id: str | None, db: Path, console: Console
+) -> str:
+    """Run a workflow to its end, or go on with it if it is there already; returns its result as JSON."""
+    workflow_id = workflow_id or f"{definition.name}-{uuid.uuid4().hex[:8]}"
+    async with perdure.open(db) as app:
+        try:
+            handle: Any = await app.start(
+                definition.target,
+                args=arguments,
+                id=workflow_id,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            )
+            console.print(f"{workflow_id} (run {handle.first_execution_run_id})", style="dim", highlight=False)
+        except WorkflowAlreadyStartedError:
+            console.print(f"{workflow_id} has already ended; this is its result", style="dim", highlight=False)
+            handle = app.client.get_workflow_handle(workflow_id)
+        result = await handle.result()
+    return DataConverter.default.payload_converter.to_payload(result).data.decode()
+
+
+def existing_database(db: Path) -> str:
+    """The target of a database that must be there already.
+
+    Raises:
+        CliError: it is not.
+    """
+    if not db.is_file():
+        raise CliError(f"there is no database {db}", "Give the file with --db; `perdure run` makes one.")
+    return f"sqlite:{db}"
+
+
+async def list_runs(db: Path, query: str | None, limit: int, as_json: bool, console: Console) -> None:
+    """Show the newest runs of a database, as a table or as JSON lines."""
+    runs: list[WorkflowExecution] = []
+    async with await Client.connect(existing_database(db)) as client:
+        async for run in client.list_workflows(query, limit=limit):
+            runs.append(run)
+    if as_json:
+        for run in runs:
+            print(json.dumps(_fields(run)))
+        return
+    table = Table(box=None)
+    for column in ("id", "workflow", "status", "started", "ended", "run"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("status", "started", "ended"))
+    for run in runs:
+        status = _fields(run)["status"]
+        style = {"completed": "green", "running": "cyan"}.get(str(status), "red")
+        table.add_row(
+            run.id,
+            run.workflow_type,
+            f"[{style}]{status}[/]",
+            moment(run.start_time),
+            moment(run.close_time),
+            run.run_id,
+        )
+    console.print(table)
+
+
+def _fields(run: WorkflowExecution) -> dict[str, str | None]:
+    return {
+        "id": run.id,
+        "run_id": run.run_id,
+        "workflow": run.workflow_type,
+        "status": run.status.name.lower() if run.status else "unknown",
+        "started": run.start_time.isoformat(),
+        "ended": run.close_time.isoformat() if run.close_time else None,
+    }
+
+
+def moment(at: datetime | None) -> str:
+    """A time for people, in their own zone."""
+    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S") if at else ""
