@@ -1,0 +1,95 @@
+-- One commit is one SQL statement: an INSERT into a view of the writer's connection whose trigger writes all tables.
+-- One statement means one call into SQLite that releases and takes back the interpreter lock once, however many rows
+-- there are, and it is a transaction by itself.
+--
+-- Each argument is an array (carray) of records as `records.py` packs them: fixed-width decimal numbers in front, then
+-- the variable part. Absent arguments are NULL and give no rows. Positions below are 1-based bytes of a record.
+
+-- name: batch_view
+CREATE TEMP VIEW batch AS
+SELECT NULL AS epoch, NULL AS histories, NULL AS runs, NULL AS items, NULL AS item_deletes, NULL AS currents,
+       NULL AS visibility, NULL AS namespaces, NULL AS metas, NULL AS run_deletes;
+
+-- name: batch_trigger
+CREATE TEMP TRIGGER batch_write INSTEAD OF INSERT ON batch BEGIN
+  -- The fence: refuse everything once another owner has claimed the store.
+  SELECT RAISE(ABORT, 'perdure: fenced') WHERE (SELECT epoch FROM main.fence WHERE id = 1) IS NOT NEW.epoch;
+
+  -- run_key 12, first_event_id 10, data
+  INSERT INTO history (run_key, first_event_id, data)
+  SELECT CAST(substr(value, 1, 12) AS INTEGER), CAST(substr(value, 13, 10) AS INTEGER), substr(value, 23)
+  FROM carray(NEW.histories);
+
+  -- run_key 12, wake_at_ms 15 (-1 = none), length of run_id 6, run_id, state
+  INSERT INTO runs (run_key, wake_at_ms, run_id, state)
+  SELECT CAST(substr(value, 1, 12) AS INTEGER), nullif(CAST(substr(value, 13, 15) AS INTEGER), -1),
+         CAST(substr(value, 34, CAST(substr(value, 28, 6) AS INTEGER)) AS TEXT),
+         substr(value, 34 + CAST(substr(value, 28, 6) AS INTEGER))
+  FROM carray(NEW.runs) WHERE true
+  ON CONFLICT (run_key) DO UPDATE
+  SET wake_at_ms = excluded.wake_at_ms, run_id = excluded.run_id, state = excluded.state;
+
+  -- run_key 12, event_id 10, data
+  INSERT INTO items (run_key, event_id, data)
+  SELECT CAST(substr(value, 1, 12) AS INTEGER), CAST(substr(value, 13, 10) AS INTEGER), substr(value, 23)
+  FROM carray(NEW.items) WHERE true
+  ON CONFLICT (run_key, event_id) DO UPDATE SET data = excluded.data;
+
+  -- run_key 12, length of namespace 6, namespace, workflow_id
+  INSERT INTO current (run_key, namespace, workflow_id)
+  SELECT CAST(substr(value, 1, 12) AS INTEGER),
+         CAST(substr(value, 19, CAST(substr(value, 13, 6) AS INTEGER)) AS TEXT),
+         CAST(substr(value, 19 + CAST(substr(value, 13, 6) AS INTEGER)) AS TEXT)
+  FROM carray(NEW.currents) WHERE true
+  ON CONFLICT (namespace, workflow_id) DO UPDATE SET run_key = excluded.run_key;
+
+  -- run_key 12, status 6, start_ms 15, execution_ms 15, close_ms 15 (-1 = none), history_length 12, history_bytes 15,
+  -- lengths 6 each of namespace, workflow_id, run_id, workflow_type, task_queue; these; info
+  INSERT INTO visibility (run_key, status, start_ms, execution_ms, close_ms, history_length, history_bytes,
+                          namespace, workflow_id, run_id, workflow_type, task_queue, info)
+  SELECT CAST(substr(value, 1, 12) AS INTEGER), CAST(substr(value, 13, 6) AS INTEGER),
+         CAST(substr(value, 19, 15) AS INTEGER), CAST(substr(value, 34, 15) AS INTEGER),
+         nullif(CAST(substr(value, 49, 15) AS INTEGER), -1), CAST(substr(value, 64, 12) AS INTEGER),
+         CAST(substr(value, 76, 15) AS INTEGER),
+         CAST(substr(value, 121, a) AS TEXT), CAST(substr(value, 121 + a, b) AS TEXT),
+         CAST(substr(value, 121 + a + b, c) AS TEXT), CAST(substr(value, 121 + a + b + c, d) AS TEXT),
+         CAST(substr(value, 121 + a + b + c + d, e) AS TEXT), substr(value, 121 + a + b + c + d + e)
+  FROM (SELECT value, CAST(substr(value, 91, 6) AS INTEGER) AS a, CAST(substr(value, 97, 6) AS INTEGER) AS b,
+               CAST(substr(value, 103, 6) AS INTEGER) AS c, CAST(substr(value, 109, 6) AS INTEGER) AS d,
+               CAST(substr(value, 115, 6) AS INTEGER) AS e
+        FROM carray(NEW.visibility)) WHERE true
+  ON CONFLICT (run_key) DO UPDATE
+  SET status = excluded.status, start_ms = excluded.start_ms, execution_ms = excluded.execution_ms,
+      close_ms = excluded.close_ms, history_length = excluded.history_length,
+      history_bytes = excluded.history_bytes, namespace = excluded.namespace, workflow_id = excluded.workflow_id,
+      run_id = excluded.run_id, workflow_type = excluded.workflow_type, task_queue = excluded.task_queue,
+      info = excluded.info;
+
+  -- length of name 6, name, data
+  INSERT INTO namespaces (name, data)
+  SELECT CAST(substr(value, 7, CAST(substr(value, 1, 6) AS INTEGER)) AS TEXT),
+         substr(value, 7 + CAST(substr(value, 1, 6) AS INTEGER))
+  FROM carray(NEW.namespaces) WHERE true
+  ON CONFLICT (name) DO UPDATE SET data = excluded.data;
+
+  INSERT INTO meta (name, data)
+  SELECT CAST(substr(value, 7, CAST(substr(value, 1, 6) AS INTEGER)) AS TEXT),
+         substr(value, 7 + CAST(substr(value, 1, 6) AS INTEGER))
+  FROM carray(NEW.metas) WHERE true
+  ON CONFLICT (name) DO UPDATE SET data = excluded.data;
+
+  -- run_key 12, event_id 10
+  DELETE FROM items WHERE (run_key, event_id) IN (
+    SELECT CAST(substr(value, 1, 12) AS INTEGER), CAST(substr(value, 13, 10) AS INTEGER)
+    FROM carray(NEW.item_deletes));
+
+  -- int64 numbers
+  DELETE FROM history WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
+  DELETE FROM items WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
+  DELETE FROM current WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
+  DELETE FROM visibility WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
+  DELETE FROM runs WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
+END;
+
+-- name: batch_insert
+INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
