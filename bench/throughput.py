@@ -1,0 +1,117 @@
+"""Rows about speed: chains, latency, fan-out, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import perdure
+from bench.probe import cpu_s, in_flight, percentile
+from bench.work import NOTES, Listener, chain, chain_in_threads, fan_out, timed_chain
+from perdure.engine.config import EngineConfig
+from perdure.engine.history import Limits
+
+STEPS = 10
+IN_FLIGHT = 50
+
+
+async def _chains(folder: Path, workflow: Any, count: int) -> dict[str, float]:
+    async with perdure.open(folder / "bench.db") as app:
+        await in_flight(200, IN_FLIGHT, lambda number: app.execute(workflow, STEPS, id=f"warm-{number}"))
+        begin, cpu = time.perf_counter(), cpu_s()
+        await in_flight(count, IN_FLIGHT, lambda number: app.execute(workflow, STEPS, id=f"chain-{number}"))
+        took_s, used_s = time.perf_counter() - begin, cpu_s() - cpu
+    steps = count * STEPS
+    return {"steps_per_s": steps / took_s, "cpu_ms_per_step": used_s / steps * 1000}
+
+
+def chains_async(folder: Path) -> dict[str, float]:
+    return asyncio.run(_chains(folder, chain, 3_000))
+
+
+def chains_in_threads(folder: Path) -> dict[str, float]:
+    return asyncio.run(_chains(folder, chain_in_threads, 1_500))
+
+
+def disk(folder: Path) -> dict[str, float]:
+    """Bytes on disk of finished 10-step workflows; the fixed part of an empty database is counted too."""
+    count = 2_000
+    asyncio.run(_chains_only(folder, count))
+    size = sum(os.path.getsize(file) for file in folder.glob("bench.db*"))
+    return {"kib_per_workflow": size / count / 1024}
+
+
+async def _chains_only(folder: Path, count: int) -> None:
+    async with perdure.open(folder / "bench.db") as app:
+        await in_flight(count, IN_FLIGHT, lambda number: app.execute(chain, STEPS, id=f"chain-{number}"))
+
+
+async def _latency(folder: Path) -> dict[str, float]:
+    times_ms: list[float] = []
+    async with perdure.open(folder / "bench.db") as app:
+        for number in range(2_200):
+            begin = time.perf_counter()
+            await app.execute(chain, 1, id=f"one-{number}")
+            times_ms.append((time.perf_counter() - begin) * 1000)
+    measured = times_ms[200:]
+    return {"p50_ms": percentile(measured, 50), "p99_ms": percentile(measured, 99)}
+
+
+def latency(folder: Path) -> dict[str, float]:
+    return asyncio.run(_latency(folder))
+
+
+async def _fan_out(folder: Path, width: int, rounds: int, **options: Any) -> dict[str, float]:
+    times_s: list[float] = []
+    async with perdure.open(folder / "bench.db", **options) as app:
+        await app.execute(fan_out, 20, id="warm")
+        for number in range(rounds):
+            begin = time.perf_counter()
+            await app.execute(fan_out, width, id=f"fan-{number}")
+            times_s.append(time.perf_counter() - begin)
+    return {"s": percentile(times_s, 50)}
+
+
+def fan_out_500(folder: Path) -> dict[str, float]:
+    return asyncio.run(_fan_out(folder, 500, 9))
+
+
+def fan_out_10000(folder: Path) -> dict[str, float]:
+    """Five times what a run may have pending by default, so the limit is raised."""
+    config = EngineConfig(limits=Limits(pending_activities=10_000))
+    return asyncio.run(_fan_out(folder, 10_000, 3, config=config))
+
+
+async def _signals(folder: Path) -> dict[str, float]:
+    count = 8_000
+    async with perdure.open(folder / "bench.db") as app:
+        handle = await app.start(Listener.run, count, id="listener")
+        begin = time.perf_counter()
+        await in_flight(count, IN_FLIGHT, lambda number: handle.signal(Listener.hear, number))
+        sent_s = time.perf_counter() - begin
+        assert await handle.result() == count
+    return {"signals_per_s": count / sent_s}
+
+
+def signals(folder: Path) -> dict[str, float]:
+    return asyncio.run(_signals(folder))
+
+
+async def _history_length(folder: Path) -> dict[str, float]:
+    steps = 5_100
+    async with perdure.open(folder / "bench.db") as app:
+        for number in range(10):
+            await app.execute(timed_chain, 100, id=f"warm-{number}")
+        NOTES.clear()
+        await app.execute(timed_chain, steps, id="long")
+    gaps_ms = [(after - before) * 1000 for before, after in itertools.pairwise(NOTES)]
+    early, late = percentile(gaps_ms[5:205], 50), percentile(gaps_ms[4900:], 50)
+    return {"early_ms": early, "late_ms": late, "ratio": late / early}
+
+
+def history_length(folder: Path) -> dict[str, float]:
+    return asyncio.run(_history_length(folder))
