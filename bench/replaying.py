@@ -12,7 +12,7 @@ from bench.probe import resident_mib
 from bench.work import chain
 from perdure.api import messages as m
 from perdure.api.framing import frame
-from perdure.converter import DataConverter
+from perdure.converter import default
 from perdure.replay.definition import WorkflowDefinition
 from perdure.replay.outcome import TaskCompleted
 from perdure.replay.run import WorkflowRun
@@ -50,7 +50,7 @@ def replay(folder: Path) -> dict[str, float]:
 
 def _replay(folder: Path, length: int) -> float:
     """Replay the whole history; returns by how much the memory grew after the tenth page."""
-    run = WorkflowRun(WorkflowDefinition.must_be(chain), namespace="default", converter=DataConverter.default)
+    run = WorkflowRun(WorkflowDefinition.must_be(chain), namespace="default", converter=default())
     run.begin(
         m.PollWorkflowTaskQueueResponse(
             workflow_execution=m.WorkflowExecution(workflow_id="long", run_id="long"),

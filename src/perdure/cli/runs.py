@@ -16,7 +16,7 @@ import perdure
 from perdure.cli.errors import CliError
 from perdure.client import Client, WorkflowExecution
 from perdure.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
-from perdure.converter import DataConverter
+from perdure.converter import decode_arguments, default
 from perdure.exceptions import ConversionError, WorkflowAlreadyStartedError
 from perdure.replay.definition import WorkflowDefinition
 
@@ -59,16 +59,12 @@ def parse_inputs(definition: WorkflowDefinition, values: Sequence[Any]) -> list[
         definition.signature.check(values, f"workflow {definition.name}")
     except TypeError as error:
         raise CliError(str(error), "Give --input once for each argument.") from error
-    converter = DataConverter.default.payload_converter
-    typed: list[Any] = []
-    for position, (value, hint) in enumerate(zip(values, definition.arg_types, strict=False), 1):
-        try:
-            typed.append(converter.from_payload(converter.to_payload(value), hint))
-        except ConversionError as error:
-            raise CliError(
-                f"argument {position} of workflow {definition.name}: {error}", "Give --input of that type."
-            ) from error
-    return typed
+    converter = default()
+    payloads = [converter.to_payload(value) for value in values]
+    try:
+        return decode_arguments(converter, payloads, definition.signature, f"workflow {definition.name}")
+    except ConversionError as error:
+        raise CliError(str(error), "Give --input of that type.") from error
 
 
 async def run_workflow(
@@ -90,7 +86,7 @@ async def run_workflow(
             console.print(f"{workflow_id} has already ended; this is its result", style="dim", highlight=False)
             handle = app.client.get_workflow_handle(workflow_id)
         result = await handle.result()
-    return DataConverter.default.payload_converter.to_payload(result).data.decode()
+    return default().to_payload(result).data.decode()
 
 
 def existing_database(db: Path) -> str:
