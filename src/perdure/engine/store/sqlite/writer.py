@@ -24,7 +24,7 @@ import apsw
 from perdure.engine.store.port import StoreError, StoreFencedError, StoreWriteError
 from perdure.engine.store.sqlite.driver import execute
 from perdure.engine.store.sqlite.errors import write_error
-from perdure.engine.store.sqlite.records import Arguments
+from perdure.engine.store.sqlite.records import Packed
 
 __all__ = ["Writer"]
 
@@ -35,7 +35,7 @@ CHECKPOINT_PAGES = 2_048
 class Job(NamedTuple):
     """One commit on its way to the thread and back."""
 
-    arguments: Arguments
+    packed: Packed
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[None]
 
@@ -67,27 +67,28 @@ class Writer:
         self._jobs.put(None)
         self._thread.join()
 
-    def write_nowait(self, arguments: Arguments) -> asyncio.Future[None]:
+    def write_nowait(self, packed: Packed) -> asyncio.Future[None]:
         """Hand a batch over; the future ends when it is durable, or with a StoreError."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        self._jobs.put(Job(arguments, loop, done))
+        self._jobs.put(Job(packed, loop, done))
         return done
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            error = self._write(job.arguments)
+            error = self._write(job.packed)
             # The loop may be gone if the process is on its way out; nobody waits for the answer then.
             with suppress(RuntimeError):
                 job.loop.call_soon_threadsafe(_settle, job.done, error)
             del job
             self._checkpoint_if_grown()
 
-    def _write(self, arguments: Arguments) -> StoreError | None:
+    def _write(self, packed: Packed) -> StoreError | None:
         if self._failure is not None:
             return _again(self._failure)
+        changed = self._connection.total_changes()
         try:
-            execute(self._connection, self._statement, arguments)
+            execute(self._connection, self._statement, packed.arguments)
         except apsw.Error as error:
             failure = write_error(self._path, error)
             if isinstance(failure, StoreWriteError | StoreFencedError):
@@ -96,7 +97,9 @@ class Writer:
                 execute(self._connection, "ROLLBACK")
             return failure
         assert not self._connection.in_transaction
-        return None
+        if self._connection.total_changes() - changed < packed.upserts:
+            self._failure = StoreWriteError(f"{self._path}: SQLite wrote fewer rows than it was given; report this")
+        return self._failure
 
     def _checkpoint_if_grown(self) -> None:
         written = self._written_pages()

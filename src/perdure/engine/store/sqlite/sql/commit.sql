@@ -1,16 +1,37 @@
--- One commit is one SQL statement: an INSERT into a view of the writer's connection whose trigger writes all tables.
+-- One commit is one SQL statement: an INSERT into a view of the writer's connection whose triggers write all tables.
 -- One statement means one call into SQLite that releases and takes back the interpreter lock once, however many rows
 -- there are, and it is a transaction by itself.
 --
 -- Each argument is an array (carray) of records as `records.py` packs them: fixed-width decimal numbers in front, then
 -- the variable part. Absent arguments are NULL and give no rows. Positions below are 1-based bytes of a record.
+--
+-- An array is a pointer in disguise: it survives as NEW.x, but would turn into NULL, that is into no rows, if it went
+-- through a subquery first. The writer counts the rows a commit has changed and acknowledges none that is short.
+--
+-- Deletes have a trigger of their own, since even deleting nothing from a table with many indexes costs some
+-- microseconds. SQLite fires triggers newest first, so it is created before the one that must precede it.
 
 -- name: batch_view
 CREATE TEMP VIEW batch AS
-SELECT NULL AS epoch, NULL AS histories, NULL AS runs, NULL AS items, NULL AS item_deletes, NULL AS currents,
-       NULL AS visibility, NULL AS namespaces, NULL AS metas, NULL AS run_deletes;
+SELECT NULL AS epoch, NULL AS has_deletes, NULL AS histories, NULL AS runs, NULL AS items, NULL AS item_deletes,
+       NULL AS currents, NULL AS visibility, NULL AS namespaces, NULL AS metas, NULL AS run_deletes;
 
--- name: batch_trigger
+-- name: batch_deletes
+CREATE TEMP TRIGGER batch_delete INSTEAD OF INSERT ON batch WHEN NEW.has_deletes BEGIN
+  -- run_key 12, event_id 10
+  DELETE FROM items WHERE (run_key, event_id) IN (
+    SELECT CAST(substr(value, 1, 12) AS INTEGER), CAST(substr(value, 13, 10) AS INTEGER)
+    FROM carray(NEW.item_deletes));
+
+  -- int64 numbers
+  DELETE FROM history WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
+  DELETE FROM items WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
+  DELETE FROM current WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
+  DELETE FROM visibility WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
+  DELETE FROM runs WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
+END;
+
+-- name: batch_upserts
 CREATE TEMP TRIGGER batch_write INSTEAD OF INSERT ON batch BEGIN
   -- The fence: refuse everything once another owner has claimed the store.
   SELECT RAISE(ABORT, 'perdure: fenced') WHERE (SELECT epoch FROM main.fence WHERE id = 1) IS NOT NEW.epoch;
@@ -77,19 +98,7 @@ CREATE TEMP TRIGGER batch_write INSTEAD OF INSERT ON batch BEGIN
          substr(value, 7 + CAST(substr(value, 1, 6) AS INTEGER))
   FROM carray(NEW.metas) WHERE true
   ON CONFLICT (name) DO UPDATE SET data = excluded.data;
-
-  -- run_key 12, event_id 10
-  DELETE FROM items WHERE (run_key, event_id) IN (
-    SELECT CAST(substr(value, 1, 12) AS INTEGER), CAST(substr(value, 13, 10) AS INTEGER)
-    FROM carray(NEW.item_deletes));
-
-  -- int64 numbers
-  DELETE FROM history WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
-  DELETE FROM items WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
-  DELETE FROM current WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
-  DELETE FROM visibility WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
-  DELETE FROM runs WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
 END;
 
 -- name: batch_insert
-INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);

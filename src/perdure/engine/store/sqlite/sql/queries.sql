@@ -4,17 +4,14 @@
 -- Become the owner: commits of whoever owned the store before are refused from now on.
 UPDATE fence SET epoch = epoch + 1 WHERE id = 1 RETURNING epoch;
 
--- name: count_tables
-SELECT count(*) FROM sqlite_schema;
-
 -- name: max_run_key
 SELECT max(run_key) FROM runs;
 
 -- name: load_run
-SELECT run_id, wake_at_ms, state FROM runs WHERE run_key = ?;
-
--- name: load_items
-SELECT event_id, data FROM items WHERE run_key = ? ORDER BY event_id;
+-- The run as item 0, and its items, in one statement: in two, a commit could come between.
+SELECT 0 AS event_id, state AS data, run_id, wake_at_ms FROM runs WHERE run_key = ?1
+UNION ALL
+SELECT event_id, data, NULL, NULL FROM items WHERE run_key = ?1;
 
 -- name: current_run
 SELECT run_key FROM current WHERE namespace = ? AND workflow_id = ?;
