@@ -169,10 +169,15 @@ def _judge_event(event: str, args: tuple[Any, ...]) -> None:
         if advice is None:
             return
         rule = Rule(call=event, advice=advice)
-    elif event == "open" and args[1] == "rb" and isinstance(args[0], str) and args[0].endswith(".py"):
-        # The interpreter itself reading a source line for a traceback, without a frame that would tell.
+    elif event == "open" and args[1] == "r" and isinstance(args[0], str) and _opened_by_interpreter(args[0]):
         return
     check(rule)
+
+
+def _opened_by_interpreter(path: str) -> bool:
+    """Whether a file may be one that C code opens without a frame that would tell: source for a traceback, a zone."""
+    zones: tuple[str, ...] = getattr(sys.modules.get("zoneinfo"), "TZPATH", ())
+    return path.endswith(".py") or path.startswith(zones)
 
 
 def _own_debugger() -> list[str]:

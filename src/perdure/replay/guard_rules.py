@@ -98,7 +98,7 @@ def _wrapped(
 
 WRAPPED: tuple[Target, ...] = (
     # Clock.
-    _wrapped("time:time", "use workflow.time() instead", bare=True),
+    _wrapped("time:time", _CLOCK, bare=True),
     _wrapped("time:time_ns", "use workflow.time() instead", bare=True),
     _wrapped("time:monotonic", "use workflow.time() instead", bare=True),
     _wrapped("time:monotonic_ns", "use workflow.time() instead", bare=True),
@@ -224,7 +224,7 @@ AUDIT_NAMESPACES: dict[str, str] = {
 # Modules of the standard library whose functions people know by name: the error names the function they called
 # rather than what it came down to. None = the advice stays that of the call it came down to.
 ADVICE_BY_MODULE: dict[str, str | None] = {
-    "random": _RANDOM,
+    "random": None,
     "secrets": _RANDOM,
     "uuid": _UUID,
     "os": None,
