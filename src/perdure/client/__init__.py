@@ -1,0 +1,59 @@
+"""Starting workflows and finding them again; see `Client`."""
+
+from perdure.client.async_activity import AsyncActivityHandle, AsyncActivityIDReference
+from perdure.client.client import Client
+from perdure.client.descriptions import (
+    WorkflowExecution,
+    WorkflowExecutionCount,
+    WorkflowExecutionCountAggregationGroup,
+    WorkflowExecutionDescription,
+    WorkflowExecutionStatus,
+)
+from perdure.client.errors import (
+    AsyncActivityCancelledError,
+    AsyncActivityNotFoundError,
+    InvalidRequestError,
+    NamespaceNotFoundError,
+    ResourceExhaustedError,
+    RPCError,
+    ServiceError,
+    ServiceUnavailableError,
+    WorkflowContinuedAsNewError,
+    WorkflowFailureError,
+    WorkflowNotFoundError,
+    WorkflowQueryFailedError,
+    WorkflowQueryRejectedError,
+)
+from perdure.client.handle import WorkflowHandle
+from perdure.client.history import WorkflowHistory, WorkflowHistoryEventFilterType
+from perdure.client.options import StartOptions
+from perdure.exceptions import WorkflowAlreadyStartedError
+
+__all__ = [
+    "AsyncActivityCancelledError",
+    "AsyncActivityHandle",
+    "AsyncActivityIDReference",
+    "AsyncActivityNotFoundError",
+    "Client",
+    "InvalidRequestError",
+    "NamespaceNotFoundError",
+    "RPCError",
+    "ResourceExhaustedError",
+    "ServiceError",
+    "ServiceUnavailableError",
+    "StartOptions",
+    "WorkflowAlreadyStartedError",
+    "WorkflowContinuedAsNewError",
+    "WorkflowExecution",
+    "WorkflowExecutionCount",
+    "WorkflowExecutionCountAggregationGroup",
+    "WorkflowExecutionDescription",
+    "WorkflowExecutionStatus",
+    "WorkflowFailureError",
+    "WorkflowHandle",
+    "WorkflowHistory",
+    "WorkflowHistoryEventFilterType",
+    "WorkflowNotFoundError",
+    "WorkflowQueryFailedError",
+    "WorkflowQueryRejectedError",
+]

@@ -1,0 +1,384 @@
+"""The client: starts workflows and finds them again.
+
+A client talks to one namespace of one `WorkflowService`. `Client.connect` opens the service for a target; a client made
+by hand is given one. Every call either returns or raises an error of `perdure.client.errors` or `perdure.exceptions`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar, TypeVarTuple, Unpack, overload
+
+from perdure import local
+from perdure.api import WorkflowService
+from perdure.api import messages as m
+from perdure.client.async_activity import AsyncActivityHandle, AsyncActivityIDReference
+from perdure.client.calls import call
+from perdure.client.descriptions import (
+    WorkflowExecution,
+    WorkflowExecutionCount,
+    WorkflowExecutionCountAggregationGroup,
+)
+from perdure.client.handle import WorkflowHandle
+from perdure.client.options import (
+    StartOptions,
+    Target,
+    handler_target,
+    signal_with_start_request,
+    start_request,
+    workflow_target,
+)
+from perdure.converter import CodecService, DataConverter, default
+
+__all__ = ["Client"]
+
+ReturnT = TypeVar("ReturnT")
+Ts = TypeVarTuple("Ts")
+
+
+class Client:
+    """Starts, finds, signals, queries and stops workflows.
+
+    Example::
+
+        client = await Client.connect("orders.db")
+        handle = await client.start_workflow(fulfil, order, id=f"order-{order.id}")
+        receipt = await handle.result()
+    """
+
+    def __init__(
+        self,
+        service: WorkflowService,
+        *,
+        namespace: str = "default",
+        data_converter: DataConverter | None = None,
+        identity: str | None = None,
+        lease: local.Lease | None = None,
+    ) -> None:
+        """Make a client of a service; `Client.connect` is the usual way.
+
+        Args:
+            service: where workflows live.
+            namespace: which namespace of it.
+            data_converter: converts values; the default reads and writes what Temporal's SDKs do.
+            identity: who is calling, for histories; process id and host by default.
+            lease: released by `close`.
+        """
+        self.data_converter = data_converter or default()
+        codec = self.data_converter.payload_codec
+        self.service = CodecService.around(service, codec) if codec is not None else service
+        self.namespace = namespace
+        self.identity = identity or f"{os.getpid()}@{socket.gethostname()}"
+        self._lease = lease
+
+    @classmethod
+    async def connect(
+        cls,
+        target: str,
+        *,
+        namespace: str = "default",
+        data_converter: DataConverter | None = None,
+        identity: str | None = None,
+    ) -> Self:
+        """Open a client for a target.
+
+        Args:
+            target: ``"sqlite:orders.db"`` or a path: a database file, created if missing. ``"memory:"``: kept nowhere.
+                One engine serves all clients of a target in this process.
+            namespace: which namespace.
+            data_converter: as in the constructor.
+            identity: as in the constructor.
+
+        Raises:
+            ValueError: the target has no such form.
+            DatabaseError: the database cannot be opened; the subclass and message say why and what to do.
+        """
+        lease = await local.open_service(target)
+        return cls(lease.service, namespace=namespace, data_converter=data_converter, identity=identity, lease=lease)
+
+    async def close(self) -> None:
+        """Let go of the target's engine; the last client to do so stops it. Harmless to repeat."""
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            await lease.release()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @overload
+    async def start_workflow(
+        self,
+        workflow: Callable[[Unpack[Ts]], Awaitable[ReturnT]],
+        *arguments: *Ts,
+        **options: Unpack[StartOptions],
+    ) -> WorkflowHandle[ReturnT]: ...
+
+    @overload
+    async def start_workflow(
+        self,
+        workflow: Callable[[Any, Unpack[Ts]], Awaitable[ReturnT]],
+        *arguments: *Ts,
+        **options: Unpack[StartOptions],
+    ) -> WorkflowHandle[ReturnT]: ...
+
+    @overload
+    async def start_workflow(
+        self,
+        workflow: Callable[..., Awaitable[ReturnT]],
+        *,
+        args: Sequence[Any],
+        **options: Unpack[StartOptions],
+    ) -> WorkflowHandle[ReturnT]: ...
+
+    @overload
+    async def start_workflow(
+        self,
+        workflow: str | type[Any],
+        *arguments: Any,
+        args: Sequence[Any] = (),
+        result_type: type[ReturnT],
+        **options: Unpack[StartOptions],
+    ) -> WorkflowHandle[ReturnT]: ...
+
+    @overload
+    async def start_workflow(
+        self, workflow: str | type[Any], *arguments: Any, args: Sequence[Any] = (), **options: Unpack[StartOptions]
+    ) -> WorkflowHandle[Any]: ...
+
+    async def start_workflow(
+        self,
+        workflow: Any,
+        *arguments: Any,
+        args: Sequence[Any] = (),
+        result_type: Any = None,
+        **options: Unpack[StartOptions],
+    ) -> WorkflowHandle[Any]:
+        """Start a workflow; returns once that is durable.
+
+        Args:
+            workflow: its function, its class's run method, its class, or its type's name.
+            arguments: what it takes; or as a sequence in `args`.
+            args: see `arguments`.
+            result_type: the result's type, where `workflow` is a name.
+            options: see `StartOptions`.
+
+        Raises:
+            WorkflowAlreadyStartedError: the id policies forbid another workflow of this id.
+            TypeError: wrong number of arguments.
+            ConversionError: an argument is not what the workflow's hint says.
+        """
+        target = workflow_target(workflow)
+        return await self._start(target, arguments or tuple(args), result_type, options)
+
+    async def _start(
+        self, target: Target, args: Sequence[Any], result_type: Any, options: StartOptions
+    ) -> WorkflowHandle[Any]:
+        converter = self.data_converter
+        request = start_request(
+            target, args, options, namespace=self.namespace, identity=self.identity, converter=converter
+        )
+        workflow_id = request.workflow_id
+        signal = options.get("start_signal")
+        if signal is not None:
+            signal_name = handler_target(signal, "signal").name
+            combined = signal_with_start_request(request, signal_name, options.get("start_signal_args", ()), converter)
+            answer = await call(
+                self.service.signal_with_start_workflow_execution,
+                combined,
+                workflow_id=workflow_id,
+                workflow_type=target.name,
+            )
+            run_id = answer.run_id
+        else:
+            response = await call(
+                self.service.start_workflow_execution, request, workflow_id=workflow_id, workflow_type=target.name
+            )
+            run_id = response.run_id
+        return WorkflowHandle(
+            self,
+            workflow_id,
+            result_run_id=run_id,
+            first_execution_run_id=run_id,
+            result_type=result_type if result_type is not None else target.return_type,
+        )
+
+    @overload
+    async def execute_workflow(
+        self,
+        workflow: Callable[[Unpack[Ts]], Awaitable[ReturnT]],
+        *arguments: *Ts,
+        **options: Unpack[StartOptions],
+    ) -> ReturnT: ...
+
+    @overload
+    async def execute_workflow(
+        self,
+        workflow: Callable[[Any, Unpack[Ts]], Awaitable[ReturnT]],
+        *arguments: *Ts,
+        **options: Unpack[StartOptions],
+    ) -> ReturnT: ...
+
+    @overload
+    async def execute_workflow(
+        self,
+        workflow: Callable[..., Awaitable[ReturnT]],
+        *,
+        args: Sequence[Any],
+        **options: Unpack[StartOptions],
+    ) -> ReturnT: ...
+
+    @overload
+    async def execute_workflow(
+        self,
+        workflow: str | type[Any],
+        *arguments: Any,
+        args: Sequence[Any] = (),
+        result_type: type[ReturnT],
+        **options: Unpack[StartOptions],
+    ) -> ReturnT: ...
+
+    @overload
+    async def execute_workflow(
+        self, workflow: str | type[Any], *arguments: Any, args: Sequence[Any] = (), **options: Unpack[StartOptions]
+    ) -> Any: ...
+
+    async def execute_workflow(
+        self,
+        workflow: Any,
+        *arguments: Any,
+        args: Sequence[Any] = (),
+        result_type: Any = None,
+        **options: Unpack[StartOptions],
+    ) -> Any:
+        """Start a workflow and wait for its result; raises what `start_workflow` and `WorkflowHandle.result` do."""
+        target = workflow_target(workflow)
+        handle = await self._start(target, arguments or tuple(args), result_type, options)
+        return await handle.result()
+
+    def get_workflow_handle(
+        self,
+        workflow_id: str,
+        *,
+        run_id: str | None = None,
+        first_execution_run_id: str | None = None,
+        result_type: type[Any] | None = None,
+    ) -> WorkflowHandle[Any]:
+        """A handle to a workflow by its id. Asks nobody: whether it exists shows when the handle is used."""
+        return WorkflowHandle(
+            self,
+            workflow_id,
+            run_id=run_id,
+            result_run_id=run_id,
+            first_execution_run_id=first_execution_run_id,
+            result_type=result_type,
+        )
+
+    def get_workflow_handle_for(
+        self,
+        workflow: Callable[..., Awaitable[ReturnT]],
+        workflow_id: str,
+        *,
+        run_id: str | None = None,
+        first_execution_run_id: str | None = None,
+    ) -> WorkflowHandle[ReturnT]:
+        """A handle to a workflow by its id, typed by its function or run method."""
+        return WorkflowHandle(
+            self,
+            workflow_id,
+            run_id=run_id,
+            result_run_id=run_id,
+            first_execution_run_id=first_execution_run_id,
+            result_type=workflow_target(workflow).return_type,
+        )
+
+    def list_workflows(
+        self, query: str | None = None, *, page_size: int = 1000, limit: int | None = None
+    ) -> AsyncIterator[WorkflowExecution]:
+        """Workflows that match a list filter, newest first: ``async for workflow in client.list_workflows(…)``.
+
+        Args:
+            query: e.g. ``"WorkflowType = 'fulfil' AND ExecutionStatus = 'Running'"``; all when None.
+            page_size: how many are fetched at once.
+            limit: how many at most.
+
+        Raises:
+            InvalidRequestError: the filter cannot be read.
+        """
+        return _ExecutionIterator(self, query or "", page_size, limit)
+
+    async def count_workflows(self, query: str | None = None) -> WorkflowExecutionCount:
+        """How many workflows match a list filter.
+
+        Raises:
+            InvalidRequestError: the filter cannot be read.
+        """
+        request = m.CountWorkflowExecutionsRequest(namespace=self.namespace, query=query or "")
+        response = await call(self.service.count_workflow_executions, request)
+        groups = [
+            WorkflowExecutionCountAggregationGroup(
+                count=group.count, group_values=self.data_converter.from_payloads(group.group_values)
+            )
+            for group in response.groups
+        ]
+        return WorkflowExecutionCount(count=response.count, groups=groups)
+
+    def get_async_activity_handle(
+        self,
+        *,
+        task_token: bytes | None = None,
+        workflow_id: str | None = None,
+        run_id: str | None = None,
+        activity_id: str | None = None,
+    ) -> AsyncActivityHandle:
+        """A handle to an activity that ended with `activity.raise_complete_async`, by its task token or its ids.
+
+        Raises:
+            ValueError: neither a token nor both ids.
+        """
+        if task_token is not None:
+            return AsyncActivityHandle(self, task_token)
+        if workflow_id is None or activity_id is None:
+            raise ValueError("give task_token, or workflow_id and activity_id")
+        reference = AsyncActivityIDReference(workflow_id=workflow_id, run_id=run_id, activity_id=activity_id)
+        return AsyncActivityHandle(self, reference)
+
+
+class _ExecutionIterator(AsyncIterator[WorkflowExecution]):
+    """Pages through a list of workflows."""
+
+    def __init__(self, client: Client, query: str, page_size: int, limit: int | None) -> None:
+        self._client = client
+        self._query = query
+        self._page_size = page_size
+        self._left = limit
+        self._page: Sequence[m.WorkflowExecutionInfo] = ()
+        self._next = 0
+        self._token: bytes | None = b""
+
+    async def __anext__(self) -> WorkflowExecution:
+        if self._left is not None and self._left <= 0:
+            raise StopAsyncIteration
+        while self._next >= len(self._page):
+            if self._token is None:
+                raise StopAsyncIteration
+            request = m.ListWorkflowExecutionsRequest(
+                namespace=self._client.namespace,
+                page_size=self._page_size,
+                next_page_token=self._token,
+                query=self._query,
+            )
+            response = await call(self._client.service.list_workflow_executions, request)
+            self._page, self._next = response.executions, 0
+            self._token = response.next_page_token or None
+        self._next += 1
+        if self._left is not None:
+            self._left -= 1
+        return WorkflowExecution.of(self._page[self._next - 1], self._client.data_converter)

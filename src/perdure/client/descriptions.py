@@ -1,0 +1,137 @@
+"""Workflows as `list_workflows` and `describe` show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from perdure.api import messages as m
+from perdure.api.durations import datetime_of_ms, timestamp_ms
+from perdure.converter import DataConverter
+
+__all__ = [
+    "WorkflowExecution",
+    "WorkflowExecutionCount",
+    "WorkflowExecutionCountAggregationGroup",
+    "WorkflowExecutionDescription",
+    "WorkflowExecutionStatus",
+]
+
+
+class WorkflowExecutionStatus(IntEnum):
+    """How a workflow stands."""
+
+    RUNNING = 1
+    COMPLETED = 2
+    FAILED = 3
+    CANCELED = 4
+    TERMINATED = 5
+    CONTINUED_AS_NEW = 6
+    TIMED_OUT = 7
+
+
+def _time(timestamp: Timestamp) -> datetime:
+    return datetime_of_ms(timestamp_ms(timestamp)).astimezone(UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowExecution:
+    """One run, in short. `raw_info` is the message it was made from; times are aware, in UTC."""
+
+    id: str
+    run_id: str
+    workflow_type: str
+    task_queue: str
+    status: WorkflowExecutionStatus | None
+    start_time: datetime
+    execution_time: datetime | None
+    close_time: datetime | None
+    history_length: int
+    parent_id: str | None
+    parent_run_id: str | None
+    raw_info: m.WorkflowExecutionInfo
+    data_converter: DataConverter
+
+    @classmethod
+    def of(cls, info: m.WorkflowExecutionInfo, converter: DataConverter, **more: Any) -> WorkflowExecution:
+        """Make it from the API's message."""
+        parent = info.parent_execution if info.HasField("parent_execution") else None
+        known = info.status in WorkflowExecutionStatus._value2member_map_
+        return cls(
+            id=info.execution.workflow_id,
+            run_id=info.execution.run_id,
+            workflow_type=info.type.name,
+            task_queue=info.task_queue,
+            status=WorkflowExecutionStatus(info.status) if known else None,
+            start_time=_time(info.start_time),
+            execution_time=_time(info.execution_time) if info.HasField("execution_time") else None,
+            close_time=_time(info.close_time) if info.HasField("close_time") else None,
+            history_length=info.history_length,
+            parent_id=parent.workflow_id if parent else None,
+            parent_run_id=parent.run_id if parent else None,
+            raw_info=info,
+            data_converter=converter,
+            **more,
+        )
+
+    async def memo(self) -> Mapping[str, Any]:
+        """The memo, as plain values.
+
+        Raises:
+            ConversionError: a value cannot be read.
+        """
+        fields = self.raw_info.memo.fields
+        return {name: self.data_converter.from_payload(payload) for name, payload in fields.items()}
+
+    async def memo_value(self, key: str, default: Any = None, *, type_hint: Any = None) -> Any:
+        """One value of the memo, typed by `type_hint`; `default` if there is none.
+
+        Raises:
+            ConversionError: it is not of that type.
+        """
+        fields = self.raw_info.memo.fields
+        return self.data_converter.from_payload(fields[key], type_hint) if key in fields else default
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowExecutionDescription(WorkflowExecution):
+    """One run in detail, with what it is waiting for. `raw_description` is the message it was made from."""
+
+    raw_description: m.DescribeWorkflowExecutionResponse
+
+    @property
+    def pending_activities(self) -> Sequence[m.PendingActivityInfo]:
+        """Activities scheduled and not closed, with their attempts and last failures."""
+        return self.raw_description.pending_activities
+
+    @property
+    def pending_children(self) -> Sequence[m.PendingChildExecutionInfo]:
+        """Children started and not closed."""
+        return self.raw_description.pending_children
+
+    @property
+    def pending_workflow_task(self) -> m.PendingWorkflowTaskInfo | None:
+        """The workflow task that waits or runs, with its attempt; many attempts mean that its code keeps failing."""
+        raw = self.raw_description
+        return raw.pending_workflow_task if raw.HasField("pending_workflow_task") else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowExecutionCountAggregationGroup:
+    """How many workflows share the values of a GROUP BY."""
+
+    count: int
+    group_values: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowExecutionCount:
+    """How many workflows match a query."""
+
+    count: int
+    groups: Sequence[WorkflowExecutionCountAggregationGroup]

@@ -1,0 +1,152 @@
+"""What a client's calls raise, and how a refusal from the other side of the seam becomes one of these.
+
+`ServiceError` and its subclasses wrap an `RpcError` (kept as ``cause``) and say what to do next. The workflow errors
+say how a workflow ended, or why it could not be asked.
+"""
+
+from __future__ import annotations
+
+from perdure.api import RpcError, StatusCode
+from perdure.api import messages as m
+from perdure.exceptions import PerdureError, WorkflowAlreadyStartedError
+
+__all__ = [
+    "AsyncActivityCancelledError",
+    "AsyncActivityNotFoundError",
+    "InvalidRequestError",
+    "NamespaceNotFoundError",
+    "RPCError",
+    "ResourceExhaustedError",
+    "ServiceError",
+    "ServiceUnavailableError",
+    "WorkflowContinuedAsNewError",
+    "WorkflowFailureError",
+    "WorkflowNotFoundError",
+    "WorkflowQueryFailedError",
+    "WorkflowQueryRejectedError",
+    "translate",
+]
+
+
+class ServiceError(PerdureError):
+    """A call was refused or failed.
+
+    Attributes:
+        status: the gRPC status code.
+        message: what went wrong and what to do next.
+    """
+
+    def __init__(self, message: str, status: StatusCode) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+
+
+RPCError = ServiceError
+"""The name `temporalio.service` gives it."""
+
+
+class WorkflowNotFoundError(ServiceError):
+    """No workflow with this id exists, or the call needs a running one and it has closed."""
+
+
+class NamespaceNotFoundError(ServiceError):
+    """The namespace does not exist."""
+
+
+class InvalidRequestError(ServiceError):
+    """An argument of the call is out of bounds; repeating the call as it is cannot help."""
+
+
+class ResourceExhaustedError(ServiceError):
+    """The disk is full or a limit is reached. Nothing was changed; try again when there is room."""
+
+
+class ServiceUnavailableError(ServiceError):
+    """The engine has stopped or cannot write just now. Whether the call took effect is unknown.
+
+    Calls carry request ids, so repeating one with the same workflow id is safe.
+    """
+
+
+class WorkflowFailureError(PerdureError):
+    """The workflow did not complete. `cause` says how it ended: the error it failed with, or that it was cancelled,
+    terminated, or timed out."""
+
+    def __init__(self, *, cause: BaseException, workflow_id: str = "") -> None:
+        named = f"workflow {workflow_id!r}" if workflow_id else "the workflow"
+        super().__init__(f"{named} did not complete: {type(cause).__name__}: {cause}")
+        self.__cause__ = cause
+        self.workflow_id = workflow_id
+
+
+class WorkflowContinuedAsNewError(PerdureError):
+    """The run continued as a new one, and the call does not follow runs.
+
+    Attributes:
+        new_execution_run_id: the run it continued as.
+    """
+
+    def __init__(self, new_execution_run_id: str) -> None:
+        super().__init__(f"the run continued as new run {new_execution_run_id}; use result(follow_runs=True)")
+        self.new_execution_run_id = new_execution_run_id
+
+
+class WorkflowQueryRejectedError(PerdureError):
+    """The query's reject condition holds for the workflow's status (a `WorkflowExecutionStatus`, or None)."""
+
+    def __init__(self, status: int | None) -> None:
+        super().__init__(f"query rejected: the workflow's status is {status}")
+        self.status = status
+
+
+class WorkflowQueryFailedError(PerdureError):
+    """The query handler raised, or there is none of that name; a cause, where known, is the handler's error."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class AsyncActivityCancelledError(PerdureError):
+    """The activity should stop; report it with `AsyncActivityHandle.report_cancellation`."""
+
+    def __init__(self) -> None:
+        super().__init__("the activity's cancellation was requested; answer with report_cancellation()")
+
+
+class AsyncActivityNotFoundError(ServiceError):
+    """The activity is not running any more (completed, timed out, or its workflow closed), or never was."""
+
+
+_NEXT_STEP = {
+    StatusCode.NOT_FOUND: "check the workflow id and the database or namespace",
+    StatusCode.RESOURCE_EXHAUSTED: "nothing was changed; make room or lower the load, and call again",
+    StatusCode.UNAVAILABLE: "call again; request ids make that safe",
+}
+
+_CLASSES: dict[StatusCode, type[ServiceError]] = {
+    StatusCode.NOT_FOUND: WorkflowNotFoundError,
+    StatusCode.INVALID_ARGUMENT: InvalidRequestError,
+    StatusCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
+    StatusCode.UNAVAILABLE: ServiceUnavailableError,
+}
+
+
+def translate(error: RpcError, *, workflow_id: str = "", workflow_type: str = "") -> PerdureError:
+    """The client's error for a refusal; raise it from `error`."""
+    for detail in error.details:
+        if isinstance(detail, m.WorkflowExecutionAlreadyStartedFailure):
+            return WorkflowAlreadyStartedError(
+                workflow_id,
+                workflow_type,
+                run_id=detail.run_id or None,
+                first_run_id=detail.first_execution_run_id or None,
+            )
+        if isinstance(detail, m.NamespaceNotFoundFailure):
+            return NamespaceNotFoundError(f"{error.message}; register it or connect to another", error.code)
+    if error.code is StatusCode.ALREADY_EXISTS:
+        return WorkflowAlreadyStartedError(workflow_id, workflow_type)
+    message = f"workflow {workflow_id!r}: {error.message}" if workflow_id else error.message
+    step = _NEXT_STEP.get(error.code)
+    return _CLASSES.get(error.code, ServiceError)(f"{message} ({step})" if step else message, error.code)

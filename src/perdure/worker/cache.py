@@ -1,0 +1,115 @@
+"""Workflows kept in memory between their tasks, bounded in bytes.
+
+An entry is `busy` while a task or query uses it; others wait for their turn (`CachedRun.wait_free`). The least recently
+used entries that are not busy are evicted when the bound is passed. Evicting is always safe: the next task replays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+
+from perdure.api import messages as m
+from perdure.replay.run import WorkflowRun
+
+__all__ = ["CachedRun", "RunCache"]
+
+
+class CachedRun:
+    """One workflow in memory.
+
+    Attributes:
+        run: its replay.
+        steps: running `workflow.step` functions by step id; cancelled with the entry.
+        size_bytes: what the cache counts for it.
+        busy: somebody uses it.
+    """
+
+    __slots__ = ("_free", "busy", "run", "run_id", "size_bytes", "steps")
+
+    def __init__(self, run_id: str, run: WorkflowRun) -> None:
+        self.run_id = run_id
+        self.run = run
+        self.steps: dict[str, asyncio.Task[tuple[m.Payload | None, m.Failure | None]]] = {}
+        self.size_bytes = 0
+        self.busy = False
+        self._free: asyncio.Event | None = None
+
+    async def wait_free(self) -> None:
+        """Wait until nobody uses it."""
+        while self.busy:
+            if self._free is None:
+                self._free = asyncio.Event()
+            await self._free.wait()
+
+    def release(self) -> None:
+        """The user of it is done."""
+        self.busy = False
+        if self._free is not None:
+            self._free.set()
+            self._free = None
+
+    def close(self) -> None:
+        """Let go of everything. Harmless to repeat."""
+        for step in self.steps.values():
+            step.cancel()
+        self.steps.clear()
+        self.run.close()
+
+
+class RunCache:
+    """Cached runs by run id.
+
+    Args:
+        max_bytes: bound on the sum of the runs' estimated sizes; 0 keeps nothing between tasks.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.total_bytes = 0
+        self.evictions = 0
+        self._entries: OrderedDict[str, CachedRun] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, run_id: str) -> CachedRun | None:
+        """The entry of a run, now the most recently used."""
+        entry = self._entries.get(run_id)
+        if entry is not None:
+            self._entries.move_to_end(run_id)
+        return entry
+
+    def put(self, entry: CachedRun) -> None:
+        """Add a run."""
+        self._entries[entry.run_id] = entry
+
+    def measure(self, entry: CachedRun) -> None:
+        """Count a run's size anew, after it has been used, and evict others if the bound is passed."""
+        size_bytes = entry.run.estimated_bytes
+        if self._entries.get(entry.run_id) is entry:
+            self.total_bytes += size_bytes - entry.size_bytes
+            entry.size_bytes = size_bytes
+        if self.total_bytes > self.max_bytes:
+            self._evict_some()
+
+    def _evict_some(self) -> None:
+        for entry in tuple(self._entries.values()):
+            if self.total_bytes <= self.max_bytes:
+                return
+            if not entry.busy:
+                self.evictions += 1
+                self.drop(entry)
+
+    def drop(self, entry: CachedRun) -> None:
+        """Remove a run and close it. Harmless to repeat."""
+        if self._entries.get(entry.run_id) is entry:
+            del self._entries[entry.run_id]
+            self.total_bytes -= entry.size_bytes
+            entry.size_bytes = 0
+        entry.close()
+
+    def clear(self) -> None:
+        """Remove every run."""
+        for entry in tuple(self._entries.values()):
+            self.drop(entry)

@@ -1,0 +1,83 @@
+"""Running `workflow.step` functions: small side effects recorded in the history, without an activity.
+
+A step runs outside of the workflow's loop, in the worker's own (async functions) or on a thread (plain ones), with its
+own retries and timeout. It may outlive the workflow task it began in; if the run is evicted it is cancelled and runs
+again later, as nothing of it was recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from concurrent.futures import Executor
+from typing import Any
+
+from perdure.api import messages as m
+from perdure.common import RetryPolicy
+from perdure.converter import DataConverter
+from perdure.exceptions import ApplicationError
+from perdure.replay.outcome import StepCall
+
+__all__ = ["StepOutcome", "run_step"]
+
+_logger = logging.getLogger("perdure.worker")
+
+StepOutcome = tuple[m.Payload | None, m.Failure | None]
+"""A result or a failure."""
+
+_DEFAULT_MAX_INTERVAL_FACTOR = 100
+
+
+async def run_step(call: StepCall, executor: Executor, converter: DataConverter) -> StepOutcome:
+    """Run a step until it succeeds or its retries are used up."""
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            result = await _attempt(call, executor)
+            return converter.to_payload(result, call.return_type), None
+        except Exception as error:
+            delay_s = _delay_before_retry(call.retry_policy, attempt, error)
+            if delay_s is None:
+                return None, converter.to_failure(error)
+            _logger.info(
+                "step %s failed (attempt %d) and is tried again in %.2f s: %s", call.name, attempt, delay_s, error
+            )
+        await asyncio.sleep(delay_s)
+
+
+async def _attempt(call: StepCall, executor: Executor) -> Any:
+    timeout_s = call.timeout.total_seconds() if call.timeout is not None else None
+    limit = asyncio.timeout(timeout_s)
+    try:
+        async with limit:
+            if inspect.iscoroutinefunction(call.fn):
+                return await call.fn(*call.args)
+            loop = asyncio.get_running_loop()
+            result = await loop.run_in_executor(executor, call.fn, *call.args)
+            return await result if inspect.isawaitable(result) else result
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise ApplicationError(f"step {call.name} took longer than {timeout_s} s", type="StepTimeout") from error
+
+
+def _delay_before_retry(policy: RetryPolicy | None, attempt: int, error: Exception) -> float | None:
+    """Seconds until the next attempt; None if there is none."""
+    if policy is None or (policy.maximum_attempts and attempt >= policy.maximum_attempts):
+        return None
+    kind = type(error).__name__
+    if isinstance(error, ApplicationError):
+        if error.non_retryable:
+            return None
+        if error.next_retry_delay is not None:
+            return error.next_retry_delay.total_seconds()
+        kind = error.type or kind
+    if kind in (policy.non_retryable_error_types or ()):
+        return None
+    first_s = policy.initial_interval.total_seconds()
+    longest = policy.maximum_interval
+    longest_s = longest.total_seconds() if longest is not None else first_s * _DEFAULT_MAX_INTERVAL_FACTOR
+    # The exponent is bounded so that the power cannot overflow; by then the longest wait has long been reached.
+    return min(first_s * policy.backoff_coefficient ** min(attempt - 1, 64), longest_s)

@@ -1,0 +1,387 @@
+"""Workflow tasks: poll, activate, answer.
+
+A task is activated synchronously (replay is pure computation) between the poll and the answer. Runs stay cached and
+sticky: the service sends their next tasks to this worker's own queue with only the new events. When the cache does not
+hold a run, or holds an older state of it, the missing events are fetched in pages and replayed as they come.
+
+Nothing that goes wrong with one task may touch another: an error fails the task with a message that says why, and
+evicts the run, which waits until a later attempt succeeds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Executor
+from datetime import timedelta
+from typing import TypeAlias
+
+from perdure.api import RpcError, WorkflowService
+from perdure.api import messages as m
+from perdure.api.durations import ms_of_timedelta, set_duration_ms
+from perdure.converter import DataConverter
+from perdure.exceptions import ApplicationError
+from perdure.replay.definition import WorkflowDefinition
+from perdure.replay.outcome import Outcome, StepCall, StepsNeeded, TaskCompleted, TaskFailed
+from perdure.replay.ports import Guard
+from perdure.replay.run import WorkflowRun
+from perdure.worker.cache import CachedRun, RunCache
+from perdure.worker.pollers import PollerPool
+from perdure.worker.registry import unknown_workflow_message
+from perdure.worker.service_calls import respond
+from perdure.worker.steps import run_step
+
+__all__ = ["WorkflowTaskWorker"]
+
+_logger = logging.getLogger("perdure.worker")
+
+Task: TypeAlias = m.PollWorkflowTaskQueueResponse
+
+_DEFAULT_TASK_TIMEOUT_S = 10.0
+_SHARE_OF_TASK_FOR_STEPS = 0.5
+_HISTORY_PAGE_EVENTS = 1000
+_UNHANDLED = m.WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE
+_CANCEL_ACTIVITY = m.CommandType.COMMAND_TYPE_REQUEST_CANCEL_ACTIVITY_TASK
+
+
+class WorkflowTaskWorker:
+    """Polls for workflow tasks of one task queue and answers them.
+
+    Args:
+        service: where they come from.
+        namespace: of the runs.
+        task_queue: the normal queue's name.
+        sticky_queue: this worker's own queue's name.
+        sticky_timeout: how long a task may wait in the sticky queue.
+        identity: the worker's.
+        definitions: by workflow type; None = dynamic.
+        converter: values and failures.
+        guard: active while workflow code runs.
+        executor: for plain functions of steps.
+        max_concurrent: most tasks at once, and most pollers of each queue.
+        max_cached_bytes: bound of the cache.
+        on_fatal: told of an error after which polling is pointless.
+        poke_activities: told the run id when a run has cancelled activities or closed.
+    """
+
+    def __init__(
+        self,
+        service: WorkflowService,
+        *,
+        namespace: str,
+        task_queue: str,
+        sticky_queue: str,
+        sticky_timeout: timedelta,
+        identity: str,
+        definitions: Mapping[str | None, WorkflowDefinition],
+        converter: DataConverter,
+        guard: Guard,
+        executor: Executor,
+        max_concurrent: int,
+        max_cached_bytes: int,
+        on_fatal: Callable[[BaseException], None],
+        poke_activities: Callable[[str], None],
+    ) -> None:
+        self._service = service
+        self._namespace = namespace
+        self._task_queue = task_queue
+        self._identity = identity
+        self._definitions = definitions
+        self._converter = converter
+        self._guard = guard
+        self._executor = executor
+        self._poke_activities = poke_activities
+        self.cache = RunCache(max_cached_bytes)
+        self._slots = asyncio.Semaphore(max_concurrent)
+        self._completed = m.RespondWorkflowTaskCompletedRequest(
+            identity=identity, namespace=namespace, return_new_workflow_task=True
+        )
+        normal = m.TaskQueue(name=task_queue, kind=m.TaskQueueKind.TASK_QUEUE_KIND_NORMAL)
+        sticky = m.TaskQueue(name=sticky_queue, kind=m.TaskQueueKind.TASK_QUEUE_KIND_STICKY, normal_name=task_queue)
+        queues = [normal]
+        if max_cached_bytes > 0:
+            queues.append(sticky)
+            attributes = self._completed.sticky_attributes
+            attributes.worker_task_queue.CopyFrom(sticky)
+            set_duration_ms(attributes.schedule_to_start_timeout, ms_of_timedelta(sticky_timeout))
+        self._pools = [
+            PollerPool[Task](
+                f"workflow tasks of {queue.name}",
+                poll=self._poll_of(queue),
+                handle=self._handle_in_slot,
+                max_pollers=max_concurrent,
+                on_fatal=on_fatal,
+            )
+            for queue in queues
+        ]
+
+    def _poll_of(self, queue: m.TaskQueue) -> Callable[[], Awaitable[Task]]:
+        request = m.PollWorkflowTaskQueueRequest(namespace=self._namespace, task_queue=queue, identity=self._identity)
+
+        # The same request again and again: the receiver may keep it and nobody changes it.
+        def poll() -> Awaitable[Task]:
+            return self._service.poll_workflow_task_queue(request)
+
+        return poll
+
+    def start(self) -> None:
+        """Begin polling."""
+        for pool in self._pools:
+            pool.start()
+
+    def stop_polling(self) -> None:
+        """Take no more tasks."""
+        for pool in self._pools:
+            pool.stop_polling()
+
+    async def stop(self, timeout_s: float) -> None:
+        """Finish the tasks taken, at most for `timeout_s` seconds, and let go of every run."""
+        self.stop_polling()
+        for pool in self._pools:
+            await pool.wait_stopped(timeout_s)
+        for pool in self._pools:
+            await pool.kill()
+        self.cache.clear()
+
+    @property
+    def poller_count(self) -> int:
+        """How many poller coroutines there are."""
+        return sum(pool.size for pool in self._pools)
+
+    async def _handle_in_slot(self, task: Task) -> None:
+        async with self._slots:
+            following: Task | None = task
+            while following is not None:
+                following = await self._handle(following)
+
+    async def _handle(self, task: Task) -> Task | None:
+        """Do one task; the next one of the same run, if the answer brought it."""
+        entry: CachedRun | None = None
+        try:
+            entry = await self._entry_for(task)
+            if entry is None:
+                return await self._fail_unknown(task)
+            if task.HasField("query"):
+                await self._answer_query(task, entry)
+                return None
+            return await self._activate(task, entry)
+        except RpcError as error:
+            _logger.info("workflow task of %s given up: %s", task.workflow_execution.workflow_id, error)
+            self._drop(entry)
+            return None
+        except Exception as error:
+            _logger.exception("workflow task of %s failed", task.workflow_execution.workflow_id)
+            self._drop(entry)
+            return await self._fail(task, _UNHANDLED, self._converter.to_failure(error))
+        finally:
+            if entry is not None:
+                entry.release()
+
+    def _drop(self, entry: CachedRun | None) -> None:
+        if entry is not None:
+            self.cache.drop(entry)
+
+    async def _entry_for(self, task: Task) -> CachedRun | None:
+        """The cached run, or a fresh one; busy, so that nobody else uses it. None if its type is unknown."""
+        run_id = task.workflow_execution.run_id
+        entry = self.cache.get(run_id)
+        while entry is not None and entry.busy:
+            await entry.wait_free()
+            entry = self.cache.get(run_id)
+        if entry is None:
+            definition = self._definitions.get(task.workflow_type.name) or self._definitions.get(None)
+            if definition is None:
+                return None
+            run = WorkflowRun(definition, namespace=self._namespace, converter=self._converter, guard=self._guard)
+            entry = CachedRun(run_id, run)
+            self.cache.put(entry)
+        entry.busy = True
+        return entry
+
+    async def _feed(self, task: Task, run: WorkflowRun) -> None:
+        """Give the run the events it lacks: fetched ones first, then the task's own and its further pages."""
+        events = task.history.events
+        first_id = events[0].event_id if events else task.started_event_id + 1
+        if run.next_event_id < first_id:
+            await self._feed_missing(task, run, first_id)
+        page_token = task.next_page_token
+        if events or not page_token:
+            run.feed(events, last=not page_token)
+        while page_token:
+            page = await self._page(task, page_token)
+            page_token = page.next_page_token
+            run.feed(page.history.events, last=not page_token)
+
+    async def _feed_missing(self, task: Task, run: WorkflowRun, until_id: int) -> None:
+        """Fetch what lies between what the run knows and the task's first event."""
+        if run.next_event_id > 1:
+            # The service always pages from the beginning; the run skips what it knows.
+            _logger.debug("events %d to %d of %s are fetched", run.next_event_id, until_id - 1, task.workflow_execution)
+        page_token = b""
+        while True:
+            page = await self._page(task, page_token)
+            events = [event for event in page.history.events if event.event_id < until_id]
+            page_token = page.next_page_token
+            done = len(events) < len(page.history.events) or not page_token
+            run.feed(events, last=done and not task.history.events)
+            if done:
+                break
+        if run.next_event_id < until_id:
+            raise RuntimeError(
+                f"the history of {task.workflow_execution.workflow_id} ends before event {until_id}, "
+                "where its task begins"
+            )
+
+    async def _page(self, task: Task, page_token: bytes) -> m.GetWorkflowExecutionHistoryResponse:
+        request = m.GetWorkflowExecutionHistoryRequest(
+            namespace=self._namespace,
+            execution=task.workflow_execution,
+            maximum_page_size=_HISTORY_PAGE_EVENTS,
+            next_page_token=page_token,
+        )
+        return await self._service.get_workflow_execution_history(request)
+
+    async def _activate(self, task: Task, entry: CachedRun) -> Task | None:
+        run = entry.run
+        run.begin(task)
+        await self._feed(task, run)
+        outcome = await self._run_steps(entry, run.outcome())
+        if isinstance(outcome, TaskFailed):
+            self._log_failure(task, outcome)
+            self.cache.drop(entry)
+            return await self._fail(task, outcome.cause, outcome.failure)
+        return await self._complete(task, entry, outcome)
+
+    async def _complete(self, task: Task, entry: CachedRun, outcome: TaskCompleted) -> Task | None:
+        request = m.RespondWorkflowTaskCompletedRequest()
+        request.CopyFrom(self._completed)
+        request.task_token = task.task_token
+        if outcome.commands:
+            request.commands.extend(outcome.commands)
+        if outcome.query_results:
+            for query_id, result in outcome.query_results.items():
+                request.query_results[query_id].CopyFrom(result)
+        if outcome.force_new_task:
+            request.force_create_new_workflow_task = True
+        response = await respond(
+            self._service.respond_workflow_task_completed, request, f"workflow task of {entry.run_id}"
+        )
+        if response is None or outcome.closes:
+            # Refused: the run in memory has gone on where the recorded one has not.
+            self.cache.drop(entry)
+        else:
+            self.cache.measure(entry)
+        if outcome.closes or any(command.command_type == _CANCEL_ACTIVITY for command in outcome.commands):
+            self._poke_activities(entry.run_id)
+        if response is not None and response.HasField("workflow_task") and response.workflow_task.task_token:
+            return response.workflow_task
+        return None
+
+    async def _run_steps(self, entry: CachedRun, outcome: Outcome) -> TaskCompleted | TaskFailed:
+        """Run steps until the task can be completed, or until half of its time is over."""
+        deadline = 0.0
+        while isinstance(outcome, StepsNeeded):
+            if not deadline:
+                now = asyncio.get_running_loop().time()
+                deadline = now + _DEFAULT_TASK_TIMEOUT_S * _SHARE_OF_TASK_FOR_STEPS
+            finished = await self._next_step(entry, outcome, deadline)
+            if finished is None:
+                return entry.run.suspend_steps()
+            step_id, (result, failure) = finished
+            outcome = entry.run.resolve_step(step_id, result=result, failure=failure)
+        return outcome
+
+    async def _next_step(
+        self, entry: CachedRun, needed: StepsNeeded, deadline: float
+    ) -> tuple[str, tuple[m.Payload | None, m.Failure | None]] | None:
+        """The next step to finish, by its id; None if none does before the deadline (loop time)."""
+        wanted = {call.step_id: call for call in needed.calls}
+        for step_id in entry.steps.keys() - wanted.keys():
+            entry.steps.pop(step_id).cancel()
+        for step_id, call in wanted.items():
+            if step_id not in entry.steps:
+                entry.steps[step_id] = self._start_step(call)
+        now = asyncio.get_running_loop().time()
+        done, _ = await asyncio.wait(
+            entry.steps.values(), timeout=max(0.0, deadline - now), return_when=asyncio.FIRST_COMPLETED
+        )
+        if not done:
+            return None
+        # In the order they were asked for, so that the same finishes resolve in the same order.
+        step_id = next(step_id for step_id in wanted if entry.steps[step_id] in done)
+        return step_id, entry.steps.pop(step_id).result()
+
+    def _start_step(self, call: StepCall) -> asyncio.Task[tuple[m.Payload | None, m.Failure | None]]:
+        running = run_step(call, self._executor, self._converter)
+        return asyncio.get_running_loop().create_task(running, name=f"perdure-step-{call.name}")
+
+    async def _answer_query(self, task: Task, entry: CachedRun) -> None:
+        run = entry.run
+        request = m.RespondQueryTaskCompletedRequest(task_token=task.task_token, namespace=self._namespace)
+        try:
+            run.begin(task)
+            await self._feed(task, run)
+            result = run.query(task.query)
+            request.completed_type = result.result_type
+            request.error_message = result.error_message
+            if result.HasField("answer"):
+                request.query_result.CopyFrom(result.answer)
+            if result.HasField("failure"):
+                request.failure.CopyFrom(result.failure)
+        except RpcError:
+            raise
+        except Exception as error:
+            _logger.warning("query %s of %s failed", task.query.query_type, entry.run_id, exc_info=True)
+            self.cache.drop(entry)
+            request.completed_type = m.QueryResultType.QUERY_RESULT_TYPE_FAILED
+            request.error_message = str(error)
+            request.failure.CopyFrom(self._converter.to_failure(error))
+        if run.closed:
+            self.cache.drop(entry)
+        else:
+            self.cache.measure(entry)
+        await respond(self._service.respond_query_task_completed, request, f"query of {entry.run_id}")
+
+    async def _fail_unknown(self, task: Task) -> None:
+        message = unknown_workflow_message(task.workflow_type.name, self._task_queue, self._definitions)
+        if _is_power_of_two(task.attempt):
+            _logger.error("workflow %s: %s", task.workflow_execution.workflow_id, message)
+        error = ApplicationError(message, type="UnknownWorkflowType")
+        failure = self._converter.to_failure(error)
+        if not task.HasField("query"):
+            await self._fail(task, _UNHANDLED, failure)
+            return
+        request = m.RespondQueryTaskCompletedRequest(
+            task_token=task.task_token,
+            namespace=self._namespace,
+            completed_type=m.QueryResultType.QUERY_RESULT_TYPE_FAILED,
+            error_message=message,
+            failure=failure,
+        )
+        await respond(self._service.respond_query_task_completed, request, "query of an unknown workflow type")
+
+    async def _fail(self, task: Task, cause: int, failure: m.Failure) -> None:
+        request = m.RespondWorkflowTaskFailedRequest(
+            task_token=task.task_token,
+            cause=cause,  # pyright: ignore[reportArgumentType] - an open enum is an int
+            failure=failure,
+            identity=self._identity,
+            namespace=self._namespace,
+        )
+        await respond(self._service.respond_workflow_task_failed, request, "failure of a workflow task")
+
+    def _log_failure(self, task: Task, outcome: TaskFailed) -> None:
+        # Attempts repeat until good code is deployed: say it often at first, then ever more rarely.
+        if _is_power_of_two(task.attempt):
+            _logger.warning(
+                "workflow task of %s (%s) failed, attempt %d; the run is kept and the task tried again",
+                task.workflow_execution.workflow_id,
+                task.workflow_type.name,
+                task.attempt,
+                exc_info=outcome.error,
+            )
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number & (number - 1) == 0
