@@ -41,7 +41,7 @@ from perdure.replay.guard_rules import (
     Rule,
 )
 
-__all__ = ["enter", "exit", "install", "refuse", "suspended", "take_violation"]
+__all__ = ["enter", "exit", "install", "refusal", "suspended", "take_violation"]
 
 _MAX_DEBUGGERS = 16
 _RUNNER = "perdure.replay."
@@ -126,13 +126,21 @@ class suspended:
         _suspended.set(self._before)
 
 
-def refuse(rule: Rule) -> None:
-    """Raise for a call that can never be right in workflow code, e.g. a method of the workflow's event loop.
+def refusal(call: str, advice: str) -> ForbiddenCallError:
+    """The error for a call that is never right in workflow code, with the caller's place if user code is on the stack.
 
-    Raises:
-        ForbiddenCallError: always, unless it is tolerated machinery that called.
+    For stand-ins that exist only inside a workflow, e.g. the methods its event loop does not have; they raise it
+    whether or not the guard is installed.
+
+    Args:
+        call: the call as its author knows it.
+        advice: what to do instead.
     """
-    check(rule)
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith(_OWN):
+        frame = frame.f_back
+    blame = _blame(frame)
+    return ForbiddenCallError(call, advice) if blame is None else blame.error(Rule(call=call, advice=advice))
 
 
 def check(rule: Rule) -> None:

@@ -24,6 +24,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -310,3 +311,13 @@ def test_outside_of_workflow_code_a_call_costs_one_test(monkeypatch: pytest.Monk
         monkeypatch.setattr(guard, name, never)
     for function in HARMLESS_OUTSIDE:
         function()
+
+
+def test_what_exists_only_within_a_workflow_refuses_with_the_callers_place() -> None:
+    def stand_in(refusal: Callable[[str, str], ForbiddenCallError]) -> ForbiddenCallError:
+        return refusal("loop.getaddrinfo", "use an activity")
+
+    own = FunctionType(stand_in.__code__, {"__name__": "perdure.replay.loop"})
+    error = own(guard.refusal)
+    assert (error.call, error.advice, error.filename) == ("loop.getaddrinfo", "use an activity", __file__)
+    assert error.lineno == stand_in.__code__.co_firstlineno + 4
