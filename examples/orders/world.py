@@ -50,6 +50,10 @@ class World:
         os.write(self._file, line.encode() + b"\n")
         os.fsync(self._file)
 
+    def close(self) -> None:
+        """Close the ledger."""
+        os.close(self._file)
+
     @asynccontextmanager
     async def call(self, order_id: str) -> AsyncIterator[Call]:
         """One call of the outside world by the activity that is running."""
