@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FunctionType, MethodType
 from typing import Any, TypeAlias, cast
 
-from perdure.replay.definition import HANDLER_ATTRIBUTE, WORKFLOW_ATTRIBUTE
+from perdure.replay.definition import HANDLER_ATTRIBUTE, WORKFLOW_ATTRIBUTE, WorkflowDefinition
 from perdure.replay.errors import Finding, ForbiddenCodeError
 from perdure.replay.guard import is_third_party
 from perdure.replay.guard_patches import harmless, rules_by_callable
@@ -48,13 +48,20 @@ _CALL_WITHOUT_ARGUMENTS = ast.Call(func=ast.Constant(value=None), args=[], keywo
 AnyFunction: TypeAlias = Callable[..., Any]
 
 
-def require_clean(functions: Iterable[AnyFunction], owner: type | None = None) -> None:
-    """Refuse a workflow whose code contains forbidden calls.
+def require_clean(definitions: Iterable[WorkflowDefinition]) -> None:
+    """Refuse workflows whose code contains forbidden calls; called when a worker starts.
 
     Raises:
         ForbiddenCodeError: it does; the error lists all of them.
     """
-    findings = lint_definition(functions, owner)
+    linter = _Linter()
+    for definition in definitions:
+        handlers = (*definition.signals.values(), *definition.queries.values())
+        for function in (definition.run, *(handler.fn for handler in handlers)):
+            linter.add(function, definition.cls)
+        if definition.cls is not None:
+            linter.add_class(definition.cls)
+    findings = linter.run()
     if findings:
         raise ForbiddenCodeError(findings)
 
@@ -69,30 +76,40 @@ def lint_definition(functions: Iterable[AnyFunction], owner: type | None = None)
     Returns:
         Every finding once, in the order in which the code leads to them. Functions without source have none.
     """
-    return _Linter(list(functions), owner).run()
+    linter = _Linter()
+    for function in functions:
+        linter.add(function, owner)
+    return linter.run()
 
 
 class _Linter:
-    """One run over one definition."""
+    """One reading: what was asked for, and whatever it leads to."""
 
-    def __init__(self, functions: list[AnyFunction], owner: type | None) -> None:
+    def __init__(self) -> None:
         self._rules = rules_by_callable()
         self._queue: deque[tuple[FunctionType, type | None]] = deque()
-        self._seen: set[CodeType] = set()
+        self._seen: set[tuple[CodeType, type | None]] = set()
         self._findings: dict[tuple[str, int, str], Finding] = {}
-        self._trees: dict[str, ast.Module | None] = {}
+        self._sources: dict[str, dict[tuple[str, int], list[FunctionNode]]] = {}
         self._packages: set[str] = set()
         self._random: object = getattr(sys.modules.get("random"), "_inst", None)
         self._environ: object = getattr(sys.modules.get("os"), "environ", None)
-        for function in functions:
-            for plain in _plain_functions(function):
-                self._packages.add(plain.__module__.partition(".")[0])
-                self._enqueue(plain, owner)
+
+    def add(self, function: AnyFunction, owner: type | None) -> None:
+        """Read a function; the code of its package counts as user code wherever it is installed."""
+        for plain in _plain_functions(function):
+            self._packages.add(plain.__module__.partition(".")[0])
+            self._enqueue(plain, owner)
+
+    def add_class(self, cls: type) -> None:
+        """Read the constructor of a workflow's class."""
+        self._follow_class(cls)
 
     def run(self) -> list[Finding]:
         while self._queue and len(self._seen) <= MAX_FUNCTIONS:
             function, owner = self._queue.popleft()
-            for node in self._source(function):
+            code = function.__code__
+            for node in self._source(function).get((code.co_name, code.co_firstlineno), ()):
                 _Visitor(self, function, Names.of_function(function, node, owner)).visit_body(node)
         return list(self._findings.values())
 
@@ -123,30 +140,19 @@ class _Linter:
         return top not in _STDLIB and top != "perdure" and not is_third_party(module or "", file)
 
     def _enqueue(self, function: FunctionType, owner: type | None) -> None:
-        if function.__code__ not in self._seen:
-            self._seen.add(function.__code__)
-            self._queue.append((function, owner or _owner_by_name(function)))
+        owner = owner or _owner_by_name(function)
+        key = (function.__code__, owner)
+        if key not in self._seen:
+            self._seen.add(key)
+            self._queue.append((function, owner))
 
-    def _source(self, function: FunctionType) -> Iterator[FunctionNode]:
-        """The syntax of a function; several for lambdas that share a line, none without source."""
-        code = function.__code__
-        file = code.co_filename
-        if file not in self._trees:
+    def _source(self, function: FunctionType) -> dict[tuple[str, int], list[FunctionNode]]:
+        """The functions of the file that a function is written in; empty without source."""
+        file = function.__code__.co_filename
+        if file not in self._sources:
             linecache.checkcache(file)
-            text = "".join(linecache.getlines(file, function.__globals__))
-            try:
-                self._trees[file] = ast.parse(text) if text else None
-            except (SyntaxError, ValueError):
-                self._trees[file] = None
-        tree = self._trees[file]
-        for node in ast.walk(tree) if tree is not None else ():
-            if isinstance(node, ast.Lambda):
-                if code.co_name == "<lambda>" and node.lineno == code.co_firstlineno:
-                    yield node
-            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == code.co_name:
-                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-                if first == code.co_firstlineno:
-                    yield node
+            self._sources[file] = _functions_in("".join(linecache.getlines(file, function.__globals__)))
+        return self._sources[file]
 
     def rule(self, target: object, call: ast.Call) -> Rule | None:
         """The rule that a call of `target` breaks, None if it is allowed."""
@@ -265,6 +271,22 @@ class _Visitor(ast.NodeVisitor):
             return False
         target = self._names.resolve_call(expression.func)[0]
         return _of_perdure(target) and getattr(target, "__name__", "") in _SUSPENDING
+
+
+def _functions_in(text: str) -> dict[tuple[str, int], list[FunctionNode]]:
+    """The functions of a source text by name and first line, as code objects have them; lambdas may share both."""
+    found: dict[tuple[str, int], list[FunctionNode]] = {}
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return found
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Lambda):
+            found.setdefault(("<lambda>", node.lineno), []).append(node)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            line = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            found.setdefault((node.name, line), []).append(node)
+    return found
 
 
 def _default_factories(target: object, node: ast.Call) -> Iterator[object]:

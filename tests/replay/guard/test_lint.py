@@ -14,6 +14,7 @@ import pytest
 
 from perdure.exceptions import DefinitionError
 from perdure.replay import guard
+from perdure.replay.definition import HandlerDefinition, Signature, WorkflowDefinition
 from perdure.replay.errors import Finding, ForbiddenCodeError
 from perdure.replay.lint import lint_definition, require_clean
 
@@ -361,11 +362,37 @@ class TestLeftOut:
         assert lint_definition([namespace["run"]]) == []
 
 
-def test_all_findings_are_raised_at_once(load: Load) -> None:
-    module = load("import time, random\nasync def run():\n    time.time()\n    random.random()\n")
+def test_all_findings_of_all_workflows_are_raised_at_once(load: Load) -> None:
+    module = load("""
+        import time, random
+        async def first():
+            time.time()
+            helper()
+        class Second:
+            def __init__(self): self.at = time.time()
+            async def run(self): helper()
+            def signalled(self): self.inner()
+            def inner(self): random.random()
+        def helper(): random.choice([1])
+        """)
+    first = WorkflowDefinition(
+        name="First", target=module.first, run=module.first, cls=None, signature=Signature(module.first)
+    )
+    handler = HandlerDefinition(
+        kind="signal", name="s", fn=module.Second.signalled, signature=Signature(module.Second.signalled, skip=1)
+    )
+    second = WorkflowDefinition(
+        name="Second",
+        target=module.Second,
+        run=module.Second.run,
+        cls=module.Second,
+        signature=Signature(module.Second.run, skip=1),
+        signals={"s": handler},
+    )
     with pytest.raises(ForbiddenCodeError) as caught:
-        require_clean([module.run])
+        require_clean([first, second])
     assert isinstance(caught.value, DefinitionError)
-    assert [finding.line for finding in caught.value.findings] == [4, 5]
-    for part in (f"{module.__file__}:4: time.time", f"{module.__file__}:5: random.random", "# perdure: allow"):
+    assert sorted(finding.line for finding in caught.value.findings) == [4, 7, 10, 11]
+    for part in (f"{module.__file__}:4: time.time", f"{module.__file__}:10: random.random", "# perdure: allow"):
         assert part in str(caught.value)
+    require_clean([])
