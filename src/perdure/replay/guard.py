@@ -82,6 +82,9 @@ def install(pass_modules: Iterable[str] = ()) -> None:
 def enter() -> None:
     """Workflow code is about to run in this thread. May be nested."""
     thread = get_ident()
+    if _violations and thread not in _active:
+        # What nobody asked for (a query's error has been answered) must not be taken for this run's.
+        _violations.pop(thread, None)
     _active[thread] = _active.get(thread, 0) + 1
 
 
@@ -96,7 +99,7 @@ def exit() -> None:
 
 
 def take_violation() -> ForbiddenCallError | None:
-    """The first error raised in this thread since the last call, for runners that must know of swallowed ones.
+    """The first error raised since this thread last began to run workflow code, for runners to ask after `exit`.
 
     Workflow code may catch `Exception`; the task has to fail all the same. The answer is a copy without traceback.
     """

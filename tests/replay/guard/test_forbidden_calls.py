@@ -300,6 +300,10 @@ def test_a_swallowed_error_can_be_asked_for(in_workflow: Callable[..., Any]) -> 
     assert violation.__traceback__ is None
     assert guard.take_violation() is None
 
+    in_workflow(workflow_code)
+    in_workflow(int)
+    assert guard.take_violation() is None, "it belonged to an earlier run"
+
 
 def test_outside_of_workflow_code_a_call_costs_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
     guard.install()
