@@ -6,13 +6,17 @@ one look at the running loop.
 
 from __future__ import annotations
 
-from asyncio import Future
+from asyncio.events import _get_running_loop
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+from perdure.exceptions import NotInWorkflowError
+from perdure.replay.calls import ActivityHandle
+from perdure.replay.loop import WorkflowLoop
 from perdure.replay.ports import ActivityOptions
+from perdure.replay.runtime import WorkflowRuntime
 
-__all__ = ["ActivityStarter", "current"]
+__all__ = ["ActivityStarter", "current", "must_be"]
 
 
 class ActivityStarter(Protocol):
@@ -26,16 +30,30 @@ class ActivityStarter(Protocol):
         *,
         arg_types: Sequence[Any] | None = None,
         result_type: Any = None,
-    ) -> Future[Any]:
+    ) -> ActivityHandle[Any]:
         """Schedule an activity; awaiting the answer gives its result or raises ActivityError.
 
         Raises:
             ConversionError: an argument cannot be serialised or is of the wrong type.
             ValueError: no timeout is given.
+            ReadOnlyContextError: a query handler asked.
         """
         ...
 
 
-def current() -> ActivityStarter | None:
+def current() -> WorkflowRuntime | None:
     """The running workflow, None outside of workflow code."""
-    return None
+    loop = _get_running_loop()
+    return cast("WorkflowRuntime", loop.owner) if type(loop) is WorkflowLoop else None
+
+
+def must_be() -> WorkflowRuntime:
+    """As `current`.
+
+    Raises:
+        NotInWorkflowError: this is not workflow code.
+    """
+    runtime = current()
+    if runtime is None:
+        raise NotInWorkflowError
+    return runtime

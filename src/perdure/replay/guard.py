@@ -37,6 +37,7 @@ from perdure.replay.guard_rules import (
     AUDIT_NAMESPACES,
     AUDIT_RULES,
     MACHINERY,
+    OBSERVERS,
     QUIET_MODULES,
     Rule,
 )
@@ -55,7 +56,8 @@ _collecting: set[int] = set()
 _violations: dict[int, ForbiddenCallError] = {}
 _suspended: ContextVar[bool] = ContextVar("perdure_guard_suspended", default=False)
 
-_passed: set[str] = set()
+_machinery: set[str] = set(MACHINERY)
+_passed: set[str] = set(OBSERVERS)
 _debuggers: set[CodeType] = set()
 _install_lock = allocate_lock()
 _hooked = False
@@ -65,14 +67,14 @@ def install(pass_modules: Iterable[str] = ()) -> None:
     """Make `enter` effective in this process; called when a worker or replayer starts. Harmless to repeat.
 
     Args:
-        pass_modules: modules (with everything below them) whose calls are let through even when workflow code leads
+        pass_modules: modules (with everything below them) whose own calls are let through when workflow code leads
             to them, e.g. a tracing library. They add up over several calls.
     """
     global _hooked
     with _install_lock:
         _passed.update(pass_modules)
         if not _hooked:
-            _passed.update(MACHINERY, _own_debugger())
+            _machinery.update(_own_debugger())
             gc.callbacks.append(_on_collection)
             sys.addaudithook(_on_audit)
             _hooked = True
@@ -251,7 +253,7 @@ def _blame(frame: FrameType | None) -> _Blame | None:
     while frame is not None:
         module: str = frame.f_globals.get("__name__") or ""
         code = frame.f_code
-        if _is_passed(module) or code in _debuggers or code.co_name == "__del__":
+        if _is_within(module, _machinery) or code in _debuggers or code.co_name == "__del__":
             return None
         if user is not None or fallback is not None:
             if module.startswith(_RUNNER) and module not in _SELF:
@@ -263,6 +265,8 @@ def _blame(frame: FrameType | None) -> _Blame | None:
             elif module.startswith(_OWN):
                 if fallback is None:
                     return None
+            elif _is_within(module, _passed):
+                return None
             elif code.co_filename == "<string>" or is_third_party(module, code.co_filename):
                 fallback = fallback or (code.co_filename, frame.f_lineno)
                 library = _readable(module, code.co_qualname)
@@ -275,10 +279,10 @@ def _blame(frame: FrameType | None) -> _Blame | None:
     return _Blame(file=place[0], line=place[1], stdlib=stdlib, library=library if user else "")
 
 
-def _is_passed(module: str) -> bool:
-    """Whether a module, or a package above it, may do what it likes."""
+def _is_within(module: str, modules: set[str]) -> bool:
+    """Whether a module, or a package above it, is among those given."""
     while module:
-        if module in _passed:
+        if module in modules:
             return True
         module = module.rpartition(".")[0]
     return False

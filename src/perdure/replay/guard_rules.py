@@ -26,6 +26,7 @@ __all__ = [
     "NO_EXECUTOR",
     "NO_RANDOM",
     "NO_WALL_CLOCK",
+    "OBSERVERS",
     "QUIET_MODULES",
     "STATIC_ONLY",
     "STATIC_PREFIXES",
@@ -246,9 +247,9 @@ ADVICE_BY_MODULE: dict[str, str | None] = {
 # Standard library frames that say nothing to a reader.
 QUIET_MODULES = frozenset({"_collections_abc", "collections.abc", "codecs", "contextlib", "functools", "_weakrefset"})
 
-# Library code that may do what it likes when workflow code leads to it, because what it does never comes back as a
-# value workflow code decides by: importing, reporting, debugging, measuring. Time zones are read from files, too.
-# A member names a module and everything below it.
+# Library code that may do what it likes, and call what it likes, when workflow code leads to it, because nothing of it
+# comes back as a value that workflow code decides by: importing, reporting, debugging. A member names a module and
+# everything below it.
 MACHINERY = frozenset(
     {
         "importlib._bootstrap",
@@ -279,6 +280,24 @@ MACHINERY = frozenset(
         "_pydevd_frame_eval",
         # Tracers of the interpreter.
         "coverage",
+    }
+)
+
+# Libraries whose own calls are let through, for the same reason. What user code does when they call it back (they
+# decorate functions) counts like any other user code.
+OBSERVERS = frozenset(
+    {
+        # Looks for plugins when a model is first defined or used.
+        "pydantic._internal",
+        "pydantic.plugin",
+        "ddtrace",
+        "loguru",
+        "newrelic",
+        "opentelemetry",
+        "prometheus_client",
+        "rich",
+        "sentry_sdk",
+        "structlog",
     }
 )
 

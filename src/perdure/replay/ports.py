@@ -88,6 +88,10 @@ class Guard(Protocol):
         """Workflow code has stopped running in this thread."""
         ...
 
+    def take_violation(self) -> BaseException | None:
+        """What workflow code of this thread was refused since the last call, also if it swallowed the error."""
+        ...
+
 
 class _NoGuard:
     """Forbids nothing."""
@@ -97,6 +101,10 @@ class _NoGuard:
 
     def exit(self) -> None:
         """Nothing to do."""
+
+    def take_violation(self) -> BaseException | None:
+        """Nothing is forbidden."""
+        return None
 
 
 NO_GUARD: Guard = _NoGuard()

@@ -1,15 +1,44 @@
-"""One cached execution of a workflow (signatures first; the machinery follows)."""
+"""One cached execution of a workflow: history in, outcomes out.
+
+History is cut into segments, each ending with a WorkflowTaskStarted whose task completed (or the last one, the
+current task). A segment is applied in one go: its command events are matched with what the code asked for in the
+previous task, its other events wake the code, and the event loop runs until nothing is ready. A task that is being
+replayed is activated only when the events up to the *next* Started are known, since the markers its commands left
+(patches, steps) decide what the code sees. So at most two segments are held, and memory stays flat.
+
+Errors absorb: once a task has failed the run answers the same failure until it is evicted.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from perdure.api import messages as m
+from perdure.exceptions import NondeterminismError
+from perdure.replay.commands import PATCH_MARKER, STEP_MARKER
 from perdure.replay.definition import WorkflowDefinition
-from perdure.replay.outcome import Outcome, TaskCompleted
+from perdure.replay.events import ARRIVED, PASSED, RECORDED, SIGNALED, Expected
+from perdure.replay.loop import MAX_CALLBACKS
+from perdure.replay.matching import describe_event, marker_identity, missing
+from perdure.replay.outcome import Outcome, StepsNeeded, TaskCompleted, TaskFailed
 from perdure.replay.ports import NO_GUARD, Converter, Guard
+from perdure.replay.runtime import WorkflowRuntime
 
 __all__ = ["WorkflowRun"]
+
+log = logging.getLogger("perdure.workflow")
+
+_STARTED = int(m.EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED)
+_COMPLETED = int(m.EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)
+_MARKER = int(m.EventType.EVENT_TYPE_MARKER_RECORDED)
+_NONDETERMINISM = int(m.WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_NON_DETERMINISTIC_ERROR)
+_UNHANDLED = int(m.WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE)
+
+BASE_BYTES = 6_000
+"""Rough memory of a run that waits for one thing, measured."""
+CALL_BYTES = 1_000
+TASK_BYTES = 2_000
 
 
 class WorkflowRun:
@@ -24,41 +53,334 @@ class WorkflowRun:
     Attributes:
         next_event_id: id of the next event `feed` expects; 1 at first. A task whose history begins later than this
             needs its earlier events fetched; events before it are skipped.
-        estimated_bytes: rough memory held, for the cache's bound.
-        closed: the run has issued a closing command.
     """
 
-    next_event_id: int
-    estimated_bytes: int
-    closed: bool
+    __slots__ = (
+        "_block",
+        "_early_steps",
+        "_expected",
+        "_failed",
+        "_guard",
+        "_live",
+        "_queries",
+        "_runtime",
+        "_segment",
+        "_started",
+        "_task_open",
+        "next_event_id",
+    )
 
     def __init__(
         self, definition: WorkflowDefinition, *, namespace: str, converter: Converter, guard: Guard = NO_GUARD
-    ) -> None: ...
+    ) -> None:
+        self.next_event_id = 1
+        self._runtime = WorkflowRuntime(definition, namespace=namespace, converter=converter)
+        self._guard = guard
+        self._expected = Expected()
+        self._segment: list[m.HistoryEvent] = []
+        self._started: m.HistoryEvent | None = None
+        self._block: list[m.HistoryEvent] | None = None
+        self._queries: dict[str, m.WorkflowQuery] = {}
+        self._failed: TaskFailed | None = None
+        self._live = False
+        self._task_open = False
+        self._early_steps: list[tuple[str, m.Payload | None, m.Failure | None]] = []
+
+    @property
+    def closed(self) -> bool:
+        """Whether the run has issued a closing command."""
+        return self._runtime.closed
+
+    @property
+    def estimated_bytes(self) -> int:
+        """Rough memory held, for the cache's bound."""
+        runtime = self._runtime
+        return (
+            BASE_BYTES
+            + CALL_BYTES * (len(runtime.pending) + len(runtime.commands))
+            + TASK_BYTES * runtime.loop.task_count
+            + 2 * runtime.kept_bytes
+        )
 
     def begin(self, task: m.PollWorkflowTaskQueueResponse) -> None:
         """Take the metadata and the buffered queries of a workflow task; its history comes through `feed`."""
+        runtime = self._runtime
+        if not runtime.run_id:
+            runtime.workflow_id = task.workflow_execution.workflow_id
+            runtime.run_id = task.workflow_execution.run_id
+        self._queries = dict(task.queries)
+        self._live = False
 
     def feed(self, events: Sequence[m.HistoryEvent], *, last: bool) -> None:
         """Take the next events, in order; `last` with the page that ends with the task's Started event."""
+        if self._failed is not None:
+            return
+        try:
+            for event in events:
+                event_id = event.event_id
+                if event_id != self.next_event_id:
+                    if event_id < self.next_event_id:
+                        continue
+                    raise NondeterminismError(
+                        f"history has a gap: event {self.next_event_id} expected, event {event_id} came "
+                        f"({self._runtime.describe()}); the run is evicted and read again from its beginning"
+                    )
+                self.next_event_id = event_id + 1
+                self._take(event)
+            if last:
+                self._finish_feed()
+        except Exception as error:
+            self._fail(error)
+
+    def _take(self, event: m.HistoryEvent) -> None:
+        kind = event.event_type
+        if self._block is not None:
+            if kind == _STARTED:
+                self._replay_segment()
+                self._started = event
+            else:
+                self._block.append(event)
+        elif kind == _STARTED:
+            self._started = event
+        elif self._started is not None:
+            # The one event after Started says how the task ended; a failed or timed-out one left no trace in the run.
+            if kind == _COMPLETED:
+                self._block = []
+            else:
+                self._started = None
+        else:
+            self._segment.append(event)
+
+    def _replay_segment(self) -> None:
+        assert self._started is not None and self._block is not None
+        block = self._block
+        self._activate(self._started, replaying=True, block=block)
+        self._segment, self._block, self._started = block, None, None
+
+    def _finish_feed(self) -> None:
+        if self._block is not None:
+            # No task is open: a query, or the history of a closed run. What it recorded must match all the same.
+            self._replay_segment()
+            if self._failed is None and self._runtime.error is None:
+                self._match_now()
+        elif self._started is not None:
+            started, self._started = self._started, None
+            self._activate(started, replaying=False, block=())
+            self._live = self._task_open = True
+            self._apply_early_steps()
+        self._check_poison()
+
+    def _match_now(self) -> None:
+        self._expect()
+        rest: list[m.HistoryEvent] = []
+        for event in self._segment:
+            if event.event_type in RECORDED:
+                self._apply(event)
+            else:
+                rest.append(event)
+        self._segment = rest
+        self._check_nothing_missing(None)
+        # The next activation must not expect them again.
+        self._runtime.commands = []
+        self._expected.renew([])
+
+    # One workflow task.
+
+    def _activate(self, started: m.HistoryEvent, *, replaying: bool, block: Sequence[m.HistoryEvent]) -> None:
+        runtime = self._runtime
+        time = started.event_time
+        runtime.now_ns = time.seconds * 1_000_000_000 + time.nanos
+        loop = runtime.loop
+        loop.now_s = time.seconds + time.nanos / 1e9
+        attrs = started.workflow_task_started_event_attributes
+        task = runtime.task
+        task.history_length = started.event_id
+        task.history_size_bytes = attrs.history_size_bytes
+        task.continue_as_new_suggested = attrs.suggest_continue_as_new
+        self._expect()
+        runtime.replaying = replaying
+        segment, self._segment = self._segment, []
+        self._apply_segment(segment)
+        if runtime.first_task_at_ms == 0:
+            runtime.first_task_at_ms = runtime.now_ns // 1_000_000
+        steps: list[m.HistoryEvent] = []
+        for event in block:
+            if event.event_type == _MARKER:
+                self._look_ahead(event, steps)
+        if loop.ready:
+            self._run()
+        for event in steps:
+            if runtime.error is None:
+                self._replay_step(event)
+        self._check_poison()
+
+    def _expect(self) -> None:
+        """The commands issued so far have left; what follows belongs to a new workflow task."""
+        runtime = self._runtime
+        self._expected.renew(runtime.commands)
+        runtime.commands = []
+        runtime.task_number += 1
+
+    def _apply_segment(self, segment: list[m.HistoryEvent]) -> None:
+        runtime = self._runtime
+        signals: list[m.HistoryEvent] = []
+        for event in segment:
+            if event.event_type == SIGNALED:
+                signals.append(event)
+            else:
+                self._apply(event)
+        self._check_nothing_missing(segment)
+        if signals:
+            # Handlers run before the code that the segment's other events wake.
+            ready = runtime.loop.ready
+            woken = list(ready)
+            ready.clear()
+            for event in signals:
+                attrs = event.workflow_execution_signaled_event_attributes
+                runtime.handlers.signal(attrs.signal_name, attrs.input.payloads)
+            ready.extend(woken)
+
+    def _apply(self, event: m.HistoryEvent) -> None:
+        kind = event.event_type
+        arrived = ARRIVED.get(kind)
+        if arrived is not None:
+            arrived(self._runtime, event)
+            return
+        recorded = RECORDED.get(kind)
+        if recorded is not None:
+            recorded(self._runtime, event, self._expected)
+        elif kind not in PASSED and not event.worker_may_ignore:
+            raise NondeterminismError(
+                f"{describe_event(event)} is of a kind this version of Perdure does not know "
+                f"({self._runtime.describe()}): update perdure where this worker runs"
+            )
+
+    def _check_nothing_missing(self, segment: Sequence[m.HistoryEvent] | None) -> None:
+        expected = self._expected
+        if expected.at < len(expected.issued):
+            after = next((event for event in segment or () if event.event_type not in RECORDED), None)
+            raise missing(expected.issued[expected.at], after, self._runtime.describe())
+
+    def _run(self) -> None:
+        if not self._runtime.loop.run(self._guard):
+            self._runtime.poison(
+                NondeterminismError(
+                    f"workflow code ran {MAX_CALLBACKS:,} callbacks without coming to rest "
+                    f"({self._runtime.describe()}): a loop that only awaits asyncio.sleep(0) never waits; "
+                    "use workflow.wait_condition or a longer sleep"
+                )
+            )
+        violation = self._guard.take_violation()
+        if violation is not None:
+            self._runtime.poison(violation)
+
+    # Markers that a replayed task left.
+
+    def _look_ahead(self, event: m.HistoryEvent, steps: list[m.HistoryEvent]) -> None:
+        attrs = event.marker_recorded_event_attributes
+        if attrs.marker_name == PATCH_MARKER:
+            self._runtime.patches_recorded.add(marker_identity(attrs)["patch"])
+        elif attrs.marker_name == STEP_MARKER:
+            steps.append(event)
+
+    def _replay_step(self, event: m.HistoryEvent) -> None:
+        attrs = event.marker_recorded_event_attributes
+        step_id = marker_identity(attrs)["step"]
+        payloads = attrs.details["result"].payloads if "result" in attrs.details else ()
+        failure = attrs.failure if attrs.HasField("failure") else None
+        self._runtime.finish_step(str(step_id), payloads[0] if payloads else None, failure)
+        if self._runtime.loop.ready:
+            self._run()
+
+    def _apply_early_steps(self) -> None:
+        early, self._early_steps = self._early_steps, []
+        for step_id, result, failure in early:
+            self._runtime.finish_step(step_id, result, failure)
+            if self._runtime.loop.ready:
+                self._run()
+
+    # Outcomes.
 
     def outcome(self) -> Outcome:
         """What the task came to, after the last page."""
-        ...
+        self._check_poison()
+        if self._failed is not None:
+            return self._failed
+        runtime = self._runtime
+        if self._live and runtime.steps and not runtime.closed:
+            return StepsNeeded(calls=tuple(future.step for future in runtime.steps.values()))
+        return self._completed(force_new_task=False)
 
     def resolve_step(
         self, step_id: str, *, result: m.Payload | None = None, failure: m.Failure | None = None
     ) -> Outcome:
-        """A step has finished; the same workflow task goes on. A step nobody waits for any more is ignored."""
-        ...
+        """A step has finished; the same workflow task goes on. A step nobody waits for any more is ignored.
+
+        Between tasks (after `suspend_steps`) the result is kept and applied in the next task; the answer is then the
+        steps still running.
+        """
+        if self._failed is None:
+            if not self._task_open:
+                self._early_steps.append((step_id, result, failure))
+                early = {one[0] for one in self._early_steps}
+                steps = self._runtime.steps
+                return StepsNeeded(calls=tuple(f.step for key, f in steps.items() if key not in early))
+            self._runtime.finish_step(step_id, result, failure)
+            if self._runtime.loop.ready:
+                self._run()
+        return self.outcome()
 
     def suspend_steps(self) -> TaskCompleted:
         """Complete the task while steps still run; they may be resolved in the next task."""
-        ...
+        return self._completed(force_new_task=True)
+
+    def _completed(self, *, force_new_task: bool) -> TaskCompleted:
+        runtime = self._runtime
+        commands: list[m.Command] = []
+        if self._live:
+            for issued in runtime.commands:
+                if not issued.dropped:
+                    assert issued.message is not None, "a live task's command has its message"
+                    commands.append(issued.message)
+        queries, self._queries = self._queries, {}
+        results = {key: self.query(query) for key, query in queries.items()}
+        self._task_open = False
+        return TaskCompleted(
+            commands=commands, query_results=results, force_new_task=force_new_task, closes=runtime.closed
+        )
 
     def query(self, query: m.WorkflowQuery) -> m.WorkflowQueryResult:
         """Answer a direct query (after `begin` and, for a fresh run, `feed`)."""
-        ...
+        if self._failed is not None:
+            return m.WorkflowQueryResult(
+                result_type=m.QueryResultType.QUERY_RESULT_TYPE_FAILED,
+                error_message=f"the workflow task fails, so the query cannot be answered: {self._failed.error}",
+                failure=self._failed.failure,
+            )
+        loop = self._runtime.loop
+        loop.read_only = True
+        try:
+            return loop.call(self._guard, self._runtime.handlers.answer, query)
+        finally:
+            loop.read_only = False
+            self._guard.take_violation()  # It failed the query; the workflow task has nothing to do with it.
 
     def close(self) -> None:
         """Evict: end every coroutine without letting it act. Harmless to repeat."""
+        self._runtime.loop.close()
+        self._runtime.pending.clear()
+        self._runtime.steps.clear()
+
+    def _check_poison(self) -> None:
+        if self._failed is None and self._runtime.error is not None:
+            self._fail(self._runtime.error)
+
+    def _fail(self, error: BaseException) -> None:
+        runtime = self._runtime
+        runtime.poison(error)
+        self._failed = TaskFailed(
+            cause=_NONDETERMINISM if isinstance(error, NondeterminismError) else _UNHANDLED,
+            failure=runtime.converter.to_failure(error),
+            error=error,
+        )
+        self._segment, self._block, self._started = [], None, None

@@ -1,0 +1,395 @@
+"""A deterministic asyncio event loop: the same calls in the same order give the same run, every time.
+
+The loop has a ready queue and no selector, no clock and no threads. Time is what the workflow task says it is and
+stands still while code runs; `call_later` asks its owner for a durable timer. It is driven by `run`, which may be
+called while another loop runs in the same thread: the running loop is swapped for the duration.
+
+What asyncio leaves to chance is taken away from it. Sets of tasks and futures iterate by hash, which for plain
+objects is their address: here every task and future hashes by its number within the run, spread by the run's id so
+that the tasks of many runs do not collide in asyncio's global registries. `asyncio.as_completed` and `asyncio.wait`
+put what they are given into a set: inside a workflow that set keeps the given order.
+
+Every pending task is held strongly until `close`, so that no coroutine is ever finalised by the garbage collector
+at a moment of its choosing. `close` makes the loop inert (whatever is asked of it is accepted and forgotten) and then
+closes the coroutines; a `finally` block that awaits gets no further than its await.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio import events, tasks
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from contextvars import Context, copy_context
+from itertools import repeat
+from typing import Any, Protocol, TypeVar, cast
+
+from perdure.exceptions import ReadOnlyContextError
+from perdure.replay.guard import refusal
+from perdure.replay.ports import Guard
+
+__all__ = ["MAX_CALLBACKS", "LoopOwner", "ReadyHandle", "WorkflowFuture", "WorkflowLoop", "WorkflowTask"]
+
+MAX_CALLBACKS = 5_000_000
+"""Callbacks one activation may run before the code counts as one that never waits."""
+
+MAX_CLOSE_ATTEMPTS = 100
+"""Awaits in `finally` blocks that a coroutine may pass while it is being closed."""
+
+_HASH_MASK = (1 << 60) - 1
+_HASH_SPREAD = 0x9E3779B97F4A7C15
+
+_T = TypeVar("_T")
+
+_get_running_loop = events._get_running_loop
+_set_running_loop = events._set_running_loop
+# From 3.14 on the current task belongs to the thread, not to a loop, and has to step aside as well.
+_swap_current_task: Callable[[Any, Any], Any] | None = getattr(tasks, "_swap_current_task", None)
+
+_undying: list[Coroutine[Any, Any, Any]] = []
+"""Coroutines that answer every request to close with another await: kept, so that nothing wakes them again."""
+
+
+class LoopOwner(Protocol):
+    """Whose code the loop runs."""
+
+    def start_timer(
+        self, delay_s: float, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None
+    ) -> asyncio.TimerHandle:
+        """A durable timer that puts itself into the loop's ready queue when it fires."""
+        ...
+
+    def poll_conditions(self) -> bool:
+        """Called whenever the ready queue is empty; True if something became ready."""
+        ...
+
+    def report(self, message: str, error: BaseException | None) -> None:
+        """An error that nothing waits for."""
+        ...
+
+
+class ReadyHandle(asyncio.Handle):
+    """A callback in the ready queue; `asyncio.Handle` without what only a real loop needs."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, callback: Callable[..., object], args: tuple[Any, ...], loop: WorkflowLoop, context: Context
+    ) -> None:
+        self._context = context
+        self._callback = callback
+        self._args = args
+        self._loop = loop
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+
+
+class WorkflowFuture(asyncio.Future[_T]):
+    """A future whose hash is its number within the run."""
+
+    __slots__ = ("_number",)
+
+    def __init__(self, loop: WorkflowLoop) -> None:
+        super().__init__(loop=loop)
+        self._number = loop.next_number()
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+class WorkflowTask(asyncio.Task[Any]):
+    """A task whose hash is its number within the run."""
+
+    __slots__ = ("_number",)
+
+    def __init__(
+        self, coro: Coroutine[Any, Any, Any], loop: WorkflowLoop, name: str | None, context: Context | None
+    ) -> None:
+        # Before super(): asyncio registers the task, which hashes it.
+        self._number = loop.next_number()
+        super().__init__(coro, loop=loop, name=name or f"Task-{loop._number}", context=context)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+class WorkflowLoop(asyncio.AbstractEventLoop):
+    """The loop of one run.
+
+    Attributes:
+        owner: whose code runs.
+        now_s: the workflow's time in seconds since the epoch.
+        read_only: a query handler runs: nothing may be scheduled.
+        inert: whatever is asked is accepted and forgotten.
+    """
+
+    def __init__(self, owner: LoopOwner) -> None:
+        self.owner = owner
+        self.now_s = 0.0
+        self.read_only = False
+        self.inert = False
+        self.ready: deque[asyncio.Handle] = deque()
+        self.context = Context()
+        self._running = False
+        self._number = 0
+        self._hash_base = 0
+        self._tasks: list[WorkflowTask] = []
+        self._prune_at = 64
+        self._exception_handler: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object] | None = None
+        self._task_factory: Any = None
+
+    def seed(self, seed: int) -> None:
+        """Spread this run's hashes; before the first task."""
+        self._hash_base = seed * _HASH_SPREAD & _HASH_MASK
+
+    def next_number(self) -> int:
+        """The hash of the next task or future."""
+        self._number += 1
+        return (self._hash_base + self._number) & _HASH_MASK
+
+    # Running.
+
+    def run(self, guard: Guard) -> bool:
+        """Run until nothing is ready any more.
+
+        Returns:
+            False if the code did not come to rest within MAX_CALLBACKS callbacks.
+        """
+        ready = self.ready
+        poll_conditions = self.owner.poll_conditions
+        outer, outer_task, hooks = self._enter()
+        guard.enter()
+        try:
+            for _ in repeat(None, MAX_CALLBACKS):
+                if not ready:
+                    if not poll_conditions():
+                        return True
+                    continue
+                handle = ready.popleft()
+                if not handle._cancelled:
+                    try:
+                        handle._context.run(handle._callback, *handle._args)  # pyright: ignore
+                    except (Exception, SystemExit) as error:
+                        self.owner.report(f"exception in callback {handle._callback!r}", error)
+            return not ready
+        finally:
+            guard.exit()
+            self._leave(outer, outer_task, hooks)
+
+    def call(self, guard: Guard, fn: Callable[..., _T], *args: Any) -> _T:
+        """Call a function the way a callback is called, with whatever it raises passed on."""
+        outer, outer_task, hooks = self._enter()
+        guard.enter()
+        try:
+            return self.context.copy().run(fn, *args)
+        finally:
+            guard.exit()
+            self._leave(outer, outer_task, hooks)
+
+    def _enter(self) -> tuple[asyncio.AbstractEventLoop | None, Any, Any]:
+        outer = _get_running_loop()
+        outer_task = None
+        if outer is not None and _swap_current_task is not None:
+            outer_task = _swap_current_task(outer, None)
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(firstiter=None, finalizer=self._finalize_asyncgen)
+        _set_running_loop(self)
+        self._running = True
+        return outer, outer_task, hooks
+
+    def _leave(self, outer: asyncio.AbstractEventLoop | None, outer_task: Any, hooks: Any) -> None:
+        self._running = False
+        _set_running_loop(outer)
+        sys.set_asyncgen_hooks(*hooks)
+        if outer_task is not None and _swap_current_task is not None:
+            _swap_current_task(outer, outer_task)
+
+    def _finalize_asyncgen(self, generator: AsyncGenerator[Any, Any]) -> None:
+        # An abandoned generator is closed by a task, as asyncio does; outside of `run` it must not come alive.
+        if self._running and not self.inert and not self.read_only:
+            self.create_task(cast("Coroutine[Any, Any, Any]", generator.aclose()))
+
+    @property
+    def task_count(self) -> int:
+        """Tasks held, done ones included until they are pruned."""
+        return len(self._tasks)
+
+    def pending_tasks(self) -> list[WorkflowTask]:
+        """Tasks that are not done, in order of creation."""
+        return [task for task in self._tasks if not task.done()]
+
+    def close(self) -> None:
+        """End every coroutine; nothing they do on the way out has an effect. Harmless to repeat."""
+        self.inert = True
+        self.ready.clear()
+        if not self._tasks:
+            return
+        closing, self._tasks = self._tasks, []
+        outer, outer_task, hooks = self._enter()
+        try:
+            for task in closing:
+                if not task.done():
+                    task._log_destroy_pending = False  # pyright: ignore[reportAttributeAccessIssue] C attribute
+                    _close_coroutine(cast("Coroutine[Any, Any, Any]", task.get_coro()))
+                task._log_traceback = False  # pyright: ignore[reportAttributeAccessIssue] C attribute
+            self.ready.clear()
+        finally:
+            self._leave(outer, outer_task, hooks)
+
+    # What asyncio and users call.
+
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
+        handle = ReadyHandle(callback, args, self, context if context is not None else copy_context())
+        if self.read_only:
+            raise ReadOnlyContextError("a query handler may not schedule anything: do it in a signal handler")
+        if not self.inert:
+            self.ready.append(handle)
+        return handle
+
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        if self.read_only:
+            raise ReadOnlyContextError("a query handler may not start timers: do it in a signal handler")
+        return self.owner.start_timer(delay, callback, args, context)
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_later(when - self.now_s, callback, *args, context=context)
+
+    def time(self) -> float:
+        return self.now_s
+
+    def create_future(self) -> WorkflowFuture[Any]:
+        return WorkflowFuture(self)
+
+    def create_task(
+        self, coro: Any, *, name: str | None = None, context: Context | None = None, **_options: Any
+    ) -> Any:
+        if self.inert or self.read_only:
+            coro.close()
+            if self.read_only:
+                raise ReadOnlyContextError("a query handler may not start tasks: do it in a signal handler")
+            return cast("WorkflowFuture[Any]", WorkflowFuture(self))
+        if self._task_factory is not None:
+            return self._task_factory(self, coro)
+        task = WorkflowTask(coro, self, name, context)
+        self._tasks.append(task)
+        if len(self._tasks) > self._prune_at:
+            self._tasks = self.pending_tasks()
+            self._prune_at = max(64, 2 * len(self._tasks))
+        return task
+
+    def set_task_factory(self, factory: Any) -> None:
+        self._task_factory = factory
+
+    def get_task_factory(self) -> Any:
+        return self._task_factory
+
+    def is_running(self) -> bool:
+        return self._running
+
+    def is_closed(self) -> bool:
+        return False
+
+    def get_debug(self) -> bool:
+        return False
+
+    def set_debug(self, enabled: bool) -> None:
+        """Accepted and ignored: asyncio's debug mode looks at clocks."""
+
+    def get_exception_handler(self) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object] | None:
+        return self._exception_handler
+
+    def set_exception_handler(
+        self, handler: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object] | None
+    ) -> None:
+        self._exception_handler = handler
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        self.owner.report(str(context.get("message") or "unhandled exception"), context.get("exception"))
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        # Asyncio calls this from finalisers too, when the run may be gone or replaying: the owner decides.
+        if self._exception_handler is not None and self._running:
+            self._exception_handler(self, context)
+        else:
+            self.default_exception_handler(context)
+
+
+_ADVICE = {
+    "run_in_executor": "run blocking code in an activity or a workflow.step",
+    "call_soon_threadsafe": "other threads may not touch a workflow: send it a signal",
+    "run_forever": "the worker runs this loop",
+    "run_until_complete": "the worker runs this loop; await instead",
+    "stop": "the worker runs this loop; return from the workflow instead",
+}
+_FORBIDDEN = (
+    *_ADVICE,
+    "add_reader", "add_signal_handler", "add_writer", "connect_accepted_socket", "connect_read_pipe",
+    "connect_write_pipe", "create_connection", "create_datagram_endpoint", "create_server", "create_unix_connection",
+    "create_unix_server", "getaddrinfo", "getnameinfo", "remove_reader", "remove_signal_handler", "remove_writer",
+    "sendfile", "set_default_executor", "shutdown_asyncgens", "shutdown_default_executor", "sock_accept",
+    "sock_connect", "sock_recv", "sock_recv_into", "sock_recvfrom", "sock_recvfrom_into", "sock_sendall",
+    "sock_sendfile", "sock_sendto", "start_tls", "subprocess_exec", "subprocess_shell",
+)  # fmt: skip
+
+
+def _forbid(name: str) -> None:
+    advice = _ADVICE.get(name, "do I/O in an activity or a workflow.step")
+
+    def method(self: WorkflowLoop, *args: object, **options: object) -> object:
+        raise refusal(f"loop.{name}()", advice)
+
+    method.__name__ = name
+    setattr(WorkflowLoop, name, method)
+
+
+for _name in _FORBIDDEN:
+    _forbid(_name)
+
+
+def _close_coroutine(coro: Coroutine[Any, Any, Any]) -> None:
+    for _ in range(MAX_CLOSE_ATTEMPTS):
+        try:
+            coro.close()
+        except RuntimeError as error:
+            if "ignored GeneratorExit" in str(error):
+                continue  # A `finally` block awaited something: it stops there, and the next close goes on from it.
+            return
+        except BaseException:
+            return  # The code's own error on its way out; there is nobody left to tell.
+        return
+    _undying.append(coro)
+
+
+def _set_in_order(items: Iterable[Any] = ()) -> Any:
+    """Stands in for `set` inside `asyncio.tasks`: within a workflow, distinct items in the order given."""
+    distinct = dict.fromkeys(items)
+    if distinct and type(_get_running_loop()) is WorkflowLoop:
+        return list(distinct)
+    return set(distinct)
+
+
+def _hash_of_gathering(future: Any) -> int:
+    """A hash for what `asyncio.gather` returns: numbered within a workflow, by address elsewhere."""
+    number = future.__dict__.get("_perdure_number")
+    if number is None:
+        loop = future.get_loop()
+        number = loop.next_number() if type(loop) is WorkflowLoop else object.__hash__(future)
+        future.__dict__["_perdure_number"] = number
+    return number
+
+
+def _settle_order_in_asyncio() -> None:
+    # The only two places where asyncio's combinators depend on addresses; outside of workflows nothing changes.
+    tasks.__dict__["set"] = _set_in_order
+    gathering: Any = tasks.__dict__.get("_GatheringFuture")
+    if gathering is not None:
+        gathering.__hash__ = _hash_of_gathering
+
+
+_settle_order_in_asyncio()
