@@ -48,7 +48,7 @@ _MAX_DEBUGGERS = 16
 _RUNNER = "perdure.replay."
 _SELF = frozenset({__name__, guard_patches.__name__})
 # Perdure's own code on the workflow's side; what it does on its own account is none of the guard's business.
-_OWN = ("perdure.replay", "perdure.workflow")
+_OWN = ("perdure.replay", "perdure.workflow", "perdure.activity", "perdure.converter")
 _STDLIB = sys.stdlib_module_names
 
 _active: dict[int, int] = {}
@@ -77,6 +77,7 @@ def install(pass_modules: Iterable[str] = ()) -> None:
             _machinery.update(_own_debugger())
             gc.callbacks.append(_on_collection)
             sys.addaudithook(_on_audit)
+            os.register_at_fork(after_in_child=_forget_threads)
             _hooked = True
         guard_patches.apply(_active, check)
 
@@ -205,6 +206,13 @@ def _note_debugger(hook: object) -> None:
         code = getattr(hook, "__code__", None) or getattr(getattr(hook, "__func__", None), "__code__", None)
         if isinstance(code, CodeType):
             _debuggers.add(code)
+
+
+def _forget_threads() -> None:
+    """A forked child has none of the other threads, but may give their numbers to new ones."""
+    _active.clear()
+    _collecting.clear()
+    _violations.clear()
 
 
 def _on_collection(phase: str, info: dict[str, int]) -> None:

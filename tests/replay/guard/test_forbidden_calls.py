@@ -214,6 +214,24 @@ def test_other_threads_are_unaffected(in_workflow: Callable[..., Any]) -> None:
     assert len(outcomes) == len(HARMLESS_OUTSIDE)
 
 
+def test_a_forked_child_forgets_what_other_threads_did(in_workflow: Callable[..., Any]) -> None:
+    def fork() -> int:
+        child = os.fork()
+        if child == 0:
+            os._exit(len(guard._active))
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def in_another_thread() -> None:
+        thread = threading.Thread(target=lambda: statuses.append(fork()))
+        with guard.suspended():
+            thread.start()
+            thread.join()
+
+    statuses: list[int] = []
+    in_workflow(in_another_thread)
+    assert statuses == [0]
+
+
 def test_a_run_may_be_nested_in_another(in_workflow: Callable[..., Any]) -> None:
     def outer() -> None:
         in_workflow(int)

@@ -331,6 +331,24 @@ class TestPassedModules:
             in_workflow(lambda: namespace["span"](int))
         guard.install(pass_modules=["tracing_library"])
         in_workflow(lambda: namespace["span"](int))
+        with pytest.raises(ForbiddenCallError):
+            in_workflow(lambda: namespace["span"](_forbidden))
+
+    def test_a_model_may_be_defined_while_a_workflow_runs(
+        self, in_workflow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pydantic = pytest.importorskip("pydantic")
+        loader = pytest.importorskip("pydantic.plugin._loader")
+        monkeypatch.setattr(loader, "_plugins", None)
+
+        def define() -> Any:
+            return pydantic.create_model("Order", key=(uuid.UUID, pydantic.Field(default_factory=uuid.uuid4)))
+
+        model = in_workflow(define)
+        in_workflow(lambda: model(key=uuid.UUID(int=1)))
+        with pytest.raises(ForbiddenCallError) as caught:
+            in_workflow(lambda: model())
+        assert caught.value.call == "uuid.uuid4"
 
 
 EARLY_NAMES = """
