@@ -77,7 +77,8 @@ def install(pass_modules: Iterable[str] = ()) -> None:
             _machinery.update(_own_debugger())
             gc.callbacks.append(_on_collection)
             sys.addaudithook(_on_audit)
-            os.register_at_fork(after_in_child=_forget_threads)
+            if sys.platform != "win32":
+                os.register_at_fork(after_in_child=_forget_threads)
             _hooked = True
         guard_patches.apply(_active, check)
 
