@@ -24,6 +24,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable
+from operator import methodcaller
 from types import FunctionType
 from typing import Any
 
@@ -50,7 +51,7 @@ CALLS: list[tuple[str, str, Callable[[], Any]]] = [
     ("time.localtime", "workflow.now()", lambda: time.localtime(None)),
     ("time.ctime", "workflow.now()", lambda: time.ctime()),
     ("time.strftime", "workflow.now()", lambda: time.strftime("%Y")),
-    ("time.sleep", "workflow.sleep", lambda: time.sleep(0)),
+    ("time.sleep", "workflow.sleep", lambda: methodcaller("sleep", 0)(time)),
     # C code that asks the module `time` for the time.
     ("time.time", "workflow.now()", lambda: datetime.date.today()),
     ("time.time", "workflow.now()", lambda: datetime.datetime.today()),
@@ -90,12 +91,12 @@ CALLS: list[tuple[str, str, Callable[[], Any]]] = [
     ("os.stat", "activity", lambda: os.stat(HERE)),
     ("os.listdir", "activity", lambda: os.listdir("/")),
     ("os.walk", "activity", lambda: next(os.walk("/"))),
-    ("os.mkdir", "activity", lambda: os.mkdir("/tmp/never")),
-    ("os.makedirs", "activity", lambda: os.makedirs("/tmp/never/ever")),
-    ("os.remove", "activity", lambda: os.remove("/tmp/never")),
-    ("os.rename", "activity", lambda: os.rename("/tmp/never", "/tmp/ever")),
+    ("os.mkdir", "activity", lambda: os.mkdir("/nowhere/never")),
+    ("os.makedirs", "activity", lambda: os.makedirs("/nowhere/never/ever")),
+    ("os.remove", "activity", lambda: os.remove("/nowhere/never")),
+    ("os.rename", "activity", lambda: os.rename("/nowhere/never", "/nowhere/ever")),
     ("glob.glob", "activity", lambda: glob.glob("/*")),
-    ("shutil.copy", "activity", lambda: shutil.copy(HERE, "/tmp/never")),
+    ("shutil.copy", "activity", lambda: shutil.copy(HERE, "/nowhere/never")),
     ("tempfile.mkdtemp", "activity", lambda: tempfile.mkdtemp()),
     ("sqlite3.connect", "activity", lambda: sqlite3.connect(":memory:")),
     ("subprocess.run", "activity", lambda: subprocess.run(["true"], check=True)),
@@ -257,7 +258,7 @@ def test_installing_twice_changes_nothing(in_workflow: Callable[..., Any]) -> No
 def test_a_function_put_back_by_others_is_wrapped_again(
     in_workflow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(time, "time", time.time.__wrapped__)  # type: ignore[attr-defined]
+    monkeypatch.setattr(time, "time", time.time.__wrapped__)  # type: ignore[attr-defined] - a wrapper's
     in_workflow(lambda: time.time())
     guard.install()
     with pytest.raises(ForbiddenCallError):

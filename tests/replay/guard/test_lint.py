@@ -203,7 +203,7 @@ class TestFollowing:
                 self.helper()
 
             def helper(self) -> datetime:
-                return datetime.now()  # noqa: DTZ005
+                return datetime.now()  # noqa: DTZ005 - to be found
 
         assert [finding.call for finding in lint_definition([Order.run], Order)] == ["datetime.datetime.now"]
 
