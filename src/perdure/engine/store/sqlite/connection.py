@@ -66,7 +66,9 @@ def connect(path: str, *, vfs: str | None, cache_kib: int) -> apsw.Connection:
     connection.set_busy_timeout(BUSY_TIMEOUT_MS)
     for name, value in (
         ("page_size", PAGE_BYTES),
-        ("synchronous", "FULL"),
+        # Until the WAL takes over: the deletion of a rollback journal, which is its commit, must be durable too. If a
+        # power cut brought it back, it would undo the creation of tables that the WAL has rows for.
+        ("synchronous", "EXTRA"),
         ("cache_size", -cache_kib),
         ("cell_size_check", "ON"),
         ("temp_store", "MEMORY"),
@@ -79,9 +81,10 @@ def connect(path: str, *, vfs: str | None, cache_kib: int) -> apsw.Connection:
 
 
 def require_durable(connection: apsw.Connection, path: str) -> None:
-    """Refuse a connection whose commits might not be on disk when they are answered."""
+    """Enter WAL mode; refuse a connection whose commits might not be on disk when they are answered."""
     if set_pragma(connection, "journal_mode", "WAL") != "wal":
         raise StoreError(f"{path} can't keep a write-ahead log there; choose a directory on a local disk")
+    set_pragma(connection, "synchronous", "FULL")
     if get_pragma(connection, "synchronous") != SYNCHRONOUS_FULL:
         raise StoreError(f"{path}: this SQLite does not synchronise fully; nothing would be safe with it")
 

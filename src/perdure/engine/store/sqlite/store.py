@@ -17,6 +17,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -242,18 +243,17 @@ class SqliteStore:
             raise self._closed()
         rows: list[HistoryRow] = []
         size = 0
-        cursor = execute(self._reader, self._statements[name], (run_key, event_id))
         try:
-            for first_event_id, sealed in cursor:
-                row = history_row(run_key, first_event_id, sealed)
-                rows.append(row)
-                size += len(row.data)
-                if size >= max_bytes:
-                    break
+            # Closed even if rows are left: an open cursor is an open transaction, which holds checkpoints up.
+            with closing(execute(self._reader, self._statements[name], (run_key, event_id))) as cursor:
+                for first_event_id, sealed in cursor:
+                    row = history_row(run_key, first_event_id, sealed)
+                    rows.append(row)
+                    size += len(row.data)
+                    if size >= max_bytes:
+                        break
         except apsw.Error as error:
             raise read_error(self.path, error, run_key) from error
-        finally:
-            cursor.close(True)
         return rows
 
     async def _scan(self, read: Callable[[Visibility], T]) -> T:

@@ -1,0 +1,66 @@
+"""Rows for the tests of stores."""
+
+from __future__ import annotations
+
+from perdure.engine.store import (
+    Batch,
+    CurrentRow,
+    HistoryRow,
+    RunRow,
+    Store,
+    VisibilityFilter,
+    VisibilityRow,
+)
+
+EVERYTHING = VisibilityFilter(namespace="default")
+RUNNING, COMPLETED, FAILED = 1, 2, 3
+UNBOUNDED = 1 << 40
+
+
+def run_row(run_key: int, wake_at_ms: int | None = None, state: bytes = b"state") -> RunRow:
+    return RunRow(run_key, f"run-{run_key}", wake_at_ms, state)
+
+
+def visibility_row(
+    run_key: int,
+    *,
+    namespace: str = "default",
+    workflow_id: str | None = None,
+    workflow_type: str = "Order",
+    status: int = RUNNING,
+    start_ms: int = 1_000,
+    close_ms: int | None = None,
+) -> VisibilityRow:
+    return VisibilityRow(
+        run_key=run_key,
+        namespace=namespace,
+        workflow_id=workflow_id if workflow_id is not None else f"workflow-{run_key}",
+        run_id=f"run-{run_key}",
+        workflow_type=workflow_type,
+        task_queue="orders",
+        status=status,
+        start_ms=start_ms,
+        execution_ms=start_ms,
+        close_ms=close_ms,
+        history_length=0 if close_ms is None else 17,
+        history_bytes=2_345,
+        info=b"info %d" % run_key,
+    )
+
+
+def started(run_key: int, *, start_ms: int = 1_000, wake_at_ms: int | None = 0) -> Batch:
+    """The batch of a run's start."""
+    return Batch(
+        histories=[HistoryRow(run_key, 1, b"started %d" % run_key)],
+        runs=[run_row(run_key, wake_at_ms)],
+        currents=[CurrentRow("default", f"workflow-{run_key}", run_key)],
+        visibility=[visibility_row(run_key, start_ms=start_ms)],
+    )
+
+
+async def read_all(store: Store, run_key: int) -> list[HistoryRow]:
+    return await store.read_history(run_key, 1, UNBOUNDED)
+
+
+async def list_keys(store: Store, where: VisibilityFilter, after: tuple[int, int] | None = None, limit: int = 100):
+    return [row.run_key for row in await store.list_visibility(where, after, limit)]

@@ -1,0 +1,148 @@
+"""Memory and SQLite answer alike, whatever is written: a law, tried with generated batches."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure.engine.store import (
+    Batch,
+    CurrentRow,
+    HistoryRow,
+    ItemRow,
+    MemoryStore,
+    RunRow,
+    Store,
+    StoreError,
+    VisibilityFilter,
+    VisibilityRow,
+)
+from perdure.engine.store.sqlite import SqliteStore
+
+# Few of each, so that rows meet.
+keys = st.integers(1, 6)
+event_ids = st.integers(1, 8)
+instants = st.integers(0, 4)
+optional_instants = st.none() | instants
+names = st.sampled_from(["default", "other", "", "a\x00b"])
+texts = st.sampled_from(["w", "v", "ü\x00", ""])
+data = st.binary(max_size=20)
+
+
+def visibility_of(run_key: int, namespace: str, workflow_id: str, rest: tuple[int, int, int | None]) -> VisibilityRow:
+    """A run keeps its run id; all else may change."""
+    status, start_ms, close_ms = rest
+    return VisibilityRow(
+        run_key, namespace, workflow_id, f"r{run_key}", "TU"[run_key % 2], "q", status, start_ms, 0, close_ms, 0, 0, b""
+    )
+
+
+batches = st.builds(
+    Batch,
+    histories=st.lists(st.builds(HistoryRow, keys, event_ids, data), max_size=4),
+    runs=st.lists(st.builds(RunRow, keys, texts, optional_instants, data), max_size=4),
+    items=st.lists(st.builds(ItemRow, keys, event_ids, data), max_size=4),
+    item_deletes=st.lists(st.tuples(keys, event_ids), max_size=4),
+    currents=st.lists(st.builds(CurrentRow, names, texts, keys), max_size=4),
+    visibility=st.lists(
+        st.builds(visibility_of, keys, names, texts, st.tuples(st.integers(1, 3), instants, optional_instants)),
+        max_size=4,
+    ),
+    namespaces=st.lists(st.tuples(names, data), max_size=2),
+    metas=st.lists(st.tuples(names, data), max_size=2),
+    run_deletes=st.lists(keys, max_size=2),
+)
+statuses = st.none() | st.lists(st.integers(1, 3), max_size=3).map(tuple)
+filters = st.builds(
+    VisibilityFilter,
+    namespace=names,
+    workflow_id=st.none() | texts,
+    run_id=st.none() | keys.map(lambda run_key: f"r{run_key}"),
+    workflow_type=st.none() | st.sampled_from("TU"),
+    statuses=statuses,
+    start_from_ms=optional_instants,
+    start_to_ms=optional_instants,
+    close_from_ms=optional_instants,
+    close_to_ms=optional_instants,
+)
+REOPEN = "reopen"
+pairs = st.none() | st.tuples(instants, keys)
+
+
+async def answers(store: Store) -> Iterator[object]:
+    """What a store says to everything that can be asked by key."""
+    found: list[object] = [await store.max_run_key(), await store.load_namespaces()]
+    for run_key in range(1, 7):
+        found.append(await store.load_run(run_key))
+        for event_id in (0, 1, 4, 9):
+            found.append(await store.read_history(run_key, event_id, 15))
+            found.append(await store.read_history_reverse(run_key, event_id, 15))
+    for namespace in ("default", "other", "", "a\x00b"):
+        found.append(await store.load_meta(namespace))
+        for workflow_id in ("w", "v", "ü\x00", ""):
+            found.append(await store.current_run(namespace, workflow_id))
+            found.extend([await store.find_run(namespace, workflow_id, f"r{run_key}") for run_key in range(1, 7)])
+    return iter(found)
+
+
+async def selections(
+    store: Store, where: VisibilityFilter, after: tuple[int, int] | None, until_ms: int, limit: int
+) -> list[object]:
+    """What a store says to everything that can be asked by range."""
+    return [
+        await store.due_runs(until_ms, after, limit),
+        await store.list_visibility(where, after, limit),
+        await store.list_visibility(where, None, 100),
+        await store.count_visibility(where),
+        await store.count_by_status(where),
+    ]
+
+
+async def outcome(store: Store, batch: Batch) -> bool:
+    """Whether a batch was written."""
+    try:
+        await store.commit(batch)
+    except StoreError:
+        return False
+    return True
+
+
+@given(
+    steps=st.lists(batches | st.just(REOPEN), min_size=1, max_size=8),
+    where=st.lists(filters, min_size=1, max_size=4),
+    after=pairs,
+    until_ms=instants,
+    limit=st.integers(1, 4),
+)
+def test_stores_answer_alike(
+    steps: list[Batch | str],
+    where: list[VisibilityFilter],
+    after: tuple[int, int] | None,
+    until_ms: int,
+    limit: int,
+) -> None:
+    async def compare(path: Path) -> None:
+        memory, sqlite = MemoryStore(), SqliteStore(path)
+        await memory.open()
+        await sqlite.open()
+        for step in steps:
+            if isinstance(step, Batch):
+                assert await outcome(memory, step) == await outcome(sqlite, step)
+            else:
+                await sqlite.close()
+                memory, sqlite = MemoryStore(memory.state), SqliteStore(path)
+                await memory.open()
+                await sqlite.open()
+        assert list(await answers(memory)) == list(await answers(sqlite))
+        for one in where:
+            expected = await selections(memory, one, after, until_ms, limit)
+            assert await selections(sqlite, one, after, until_ms, limit) == expected
+        await sqlite.close()
+
+    with tempfile.TemporaryDirectory() as directory:
+        asyncio.run(compare(Path(directory) / "perdure.db"))
