@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FunctionType, MethodType
 from typing import Any, TypeAlias, cast
 
-from perdure.replay.definition import HANDLER_ATTRIBUTE, WORKFLOW_ATTRIBUTE, WorkflowDefinition
+from perdure.replay.definition import WorkflowDefinition
 from perdure.replay.errors import Finding, ForbiddenCodeError
 from perdure.replay.guard import is_third_party
 from perdure.replay.guard_patches import harmless, rules_by_callable
@@ -40,8 +40,6 @@ MAX_FUNCTIONS = 5_000
 _STDLIB = sys.stdlib_module_names
 _DEFERRING = frozenset({"step", "execute_local_activity", "start_local_activity"})
 _SUSPENDING = frozenset({"guard_off", "suspended"})
-_MARK = "__perdure_"
-_HANDLER_MARKS = frozenset({WORKFLOW_ATTRIBUTE, HANDLER_ATTRIBUTE})
 
 _CALL_WITHOUT_ARGUMENTS = ast.Call(func=ast.Constant(value=None), args=[], keywords=[])
 
@@ -118,8 +116,8 @@ class _Linter:
         if isinstance(target, type):
             self._follow_class(target)
             return
-        if _runs_elsewhere(target):
-            return
+        if str(type(target).__module__).startswith("perdure."):
+            return  # An activity: calling it schedules it.
         for plain in _plain_functions(target):
             if self._is_user_code(plain.__module__, plain.__code__.co_filename):
                 self._enqueue(plain, owner)
@@ -322,14 +320,6 @@ def _handed_over(body: Iterable[ast.AST], defers: Callable[[ast.Call], bool]) ->
 
 def _is_deferring_target(target: object) -> bool:
     return _of_perdure(target) and getattr(target, "__name__", "") in _DEFERRING
-
-
-def _runs_elsewhere(target: object) -> bool:
-    """Whether calling it starts something instead of running it here: activities, and whatever Perdure made of it."""
-    if str(type(target).__module__).startswith("perdure."):
-        return True
-    marks = {name for name in getattr(target, "__dict__", ()) if name.startswith(_MARK)}
-    return bool(marks - _HANDLER_MARKS)
 
 
 def _of_perdure(target: object) -> bool:

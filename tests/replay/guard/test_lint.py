@@ -326,12 +326,18 @@ class TestLeftOut:
     def test_activities_called_directly(self, load: Load) -> None:
         module = load("""
             import time
-            def activity(function):
-                function.__perdure_activity__ = True
-                return function
-            @activity
+            from datetime import timedelta
+            from perdure import activity
+            @activity.defn(start_to_close_timeout=timedelta(seconds=1))
             async def charge(): return time.time()
-            async def run(): await charge()
+            class Payments:
+                @activity.defn(start_to_close_timeout=timedelta(seconds=1))
+                def refund(self): return time.time()
+            payments = Payments()
+            async def run():
+                await charge()
+                await payments.refund()
+                await Payments.refund(payments)
             """)
         assert _lint(module) == []
 
