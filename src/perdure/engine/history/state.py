@@ -239,6 +239,11 @@ class RunState(Struct, array_like=True):
     priority: bytes = b""
     versioning: bytes = b""
     identity: str = ""
+    # -- for what comes after
+    retention_ms: int = 0
+    """How long the run is kept once closed."""
+    started_attributes: bytes = b""
+    """Serialized WorkflowExecutionStartedEventAttributes, kept only where a retry policy may need them again."""
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from perdure.api import RpcError
 from perdure.api import messages as m
 from perdure.engine.history.state import OutMessage, Run
 
-__all__ = ["Limits", "Lineage", "NextRun", "Transition"]
+__all__ = ["DEFAULT_LIMITS", "Limits", "Lineage", "NextRun", "Transition"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +33,16 @@ class Limits:
     history_events_max: int = 51_200
     history_bytes_max: int = 50 * 1024 * 1024
     task_attempts_before_backoff: int = 3
+    task_backoff_initial_ms: int = 5000
+    """Doubles with each further attempt of a failing workflow task."""
+    task_backoff_max_ms: int = 60_000
+    buffered_events: int = 10_000
+    """Events that may wait for a handed-out workflow task; at one more the task is failed."""
     default_task_timeout_ms: int = 10_000
     default_retention_ms: int = 3 * 24 * 3600 * 1000
+
+
+DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,243 @@
+"""How a run ends, and what follows it.
+
+`close` writes the closing event, empties the run, applies the parent close policies and tells the parent. A run that
+continues as new, or is retried, names its successor in the closing event; the successor's start is put into
+`transition.next_run` and must be committed together with the close. The parent is told of the last run only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from perdure.api import messages as m
+from perdure.api.durations import duration_ms, set_duration_ms
+from perdure.engine.history import child, events, evolve, failures, pending, retrying, workflow_task
+from perdure.engine.history.evolve import STATUS_OF_CLOSING
+from perdure.engine.history.recording import append, send
+from perdure.engine.history.state import MessageKind, OutMessage, Run
+from perdure.engine.history.transition import Lineage, NextRun, Transition
+
+_IN_PROGRESS = m.RetryState.RETRY_STATE_IN_PROGRESS
+_TIMEOUT = m.RetryState.RETRY_STATE_TIMEOUT
+_BY_RETRY = m.ContinueAsNewInitiator.CONTINUE_AS_NEW_INITIATOR_RETRY
+_BY_WORKFLOW = m.ContinueAsNewInitiator.CONTINUE_AS_NEW_INITIATOR_WORKFLOW
+
+
+def close(transition: Transition, event: m.HistoryEvent, new_run_id: str = "") -> None:
+    """Write the closing event (built with the next id) and end the run."""
+    run = transition.run
+    state = run.state
+    append(transition, event)
+    child.apply_close_policies(transition)
+    if state.parent_run_id and not new_run_id:
+        message = OutMessage(
+            0,
+            MessageKind.CHILD_CLOSED,
+            state.parent_namespace,
+            state.parent_workflow_id,
+            state.parent_run_id,
+            event.SerializeToString(),
+            state.parent_initiated_event_id,
+        )
+        send(transition, message)
+    pending.forget_all(run)
+    run.live.task = None
+    evolve.apply_closed(state, event.event_id, transition.now_ms, STATUS_OF_CLOSING[event.event_type])
+    state.new_run_id = new_run_id
+    state.buffered = []
+    state.retain_until_ms = transition.now_ms + state.retention_ms
+    transition.closed = True
+    transition.visibility = True
+    transition.workflow_task = False
+    transition.activities = []
+
+
+def terminate(transition: Transition, reason: str, details: m.Payloads | None, identity: str) -> None:
+    """End the run from outside, whatever it is doing."""
+    workflow_task.settle_before_close(transition)
+    event_id = transition.run.state.next_event_id
+    close(transition, events.workflow_terminated(event_id, transition.now_ms, reason, details, identity))
+
+
+def fail(
+    transition: Transition, failure: m.Failure, completed_event_id: int, new_id: Callable[[], str]
+) -> m.HistoryEvent:
+    """The workflow failed: close, and retry if its policy says so. Returns the closing event."""
+    state = transition.run.state
+    outcome = _next_attempt(transition, failure)
+    new_run_id = new_id() if outcome.retry_state == _IN_PROGRESS else ""
+    event = events.workflow_failed(
+        state.next_event_id, transition.now_ms, failure, outcome.retry_state, completed_event_id, new_run_id
+    )
+    if new_run_id:
+        transition.next_run = _retried_run(transition, new_run_id, failure, outcome.delay_ms)
+    close(transition, event, new_run_id)
+    return event
+
+
+def time_out(transition: Transition, new_id: Callable[[], str]) -> None:
+    """The run, or the whole execution, has used up its time: close, and retry the run if its policy says so."""
+    state = transition.run.state
+    workflow_task.settle_before_close(transition)
+    if state.execution_deadline_ms and state.execution_deadline_ms <= transition.now_ms:
+        outcome = retrying.Attempt(_TIMEOUT, 0)
+    else:
+        outcome = _next_attempt(transition, failures.workflow_timeout())
+    new_run_id = new_id() if outcome.retry_state == _IN_PROGRESS else ""
+    event = events.workflow_timed_out(state.next_event_id, transition.now_ms, outcome.retry_state, new_run_id)
+    if new_run_id:
+        failure = failures.workflow_timeout()
+        transition.next_run = _retried_run(transition, new_run_id, failure, outcome.delay_ms)
+    close(transition, event, new_run_id)
+
+
+def _next_attempt(transition: Transition, failure: m.Failure) -> retrying.Attempt:
+    state = transition.run.state
+    return retrying.next_attempt(
+        state.retry,
+        state.attempt,
+        failure,
+        expires_at_ms=state.execution_deadline_ms,
+        now_ms=transition.now_ms,
+    )
+
+
+def _lineage(
+    run: Run,
+    *,
+    initiator: m.ContinueAsNewInitiator.ValueType,
+    attempt: int,
+    backoff_ms: int,
+    failure: m.Failure | None,
+    last_result: m.Payloads | None,
+) -> Lineage:
+    state = run.state
+    return Lineage(
+        first_run_id=state.first_run_id,
+        continued_from_run_id=state.run_id,
+        initiator=initiator,
+        attempt=attempt,
+        execution_deadline_ms=state.execution_deadline_ms,
+        first_task_backoff_ms=backoff_ms,
+        continued_failure=failure,
+        last_completion_result=last_result,
+        parent_namespace=state.parent_namespace,
+        parent_workflow_id=state.parent_workflow_id,
+        parent_run_id=state.parent_run_id,
+        parent_initiated_event_id=state.parent_initiated_event_id,
+        root_workflow_id=state.root_workflow_id,
+        root_run_id=state.root_run_id,
+    )
+
+
+def _retried_run(transition: Transition, new_run_id: str, failure: m.Failure, delay_ms: int) -> NextRun:
+    """The same start once more, as the next attempt."""
+    run = transition.run
+    started = m.WorkflowExecutionStartedEventAttributes.FromString(run.state.started_attributes)
+    request = m.StartWorkflowExecutionRequest(
+        namespace=run.state.namespace,
+        workflow_id=run.state.workflow_id,
+        workflow_type=started.workflow_type,
+        task_queue=started.task_queue,
+        workflow_execution_timeout=started.workflow_execution_timeout,
+        workflow_run_timeout=started.workflow_run_timeout,
+        workflow_task_timeout=started.workflow_task_timeout,
+        identity=started.identity,
+        request_id=new_run_id,
+        retry_policy=started.retry_policy,
+    )
+    for name in ("input", "header", "memo", "search_attributes", "priority", "versioning_override"):
+        if started.HasField(name):
+            getattr(request, name).CopyFrom(getattr(started, name))
+    _carry_user_metadata(run, request)
+    lineage = _lineage(
+        run,
+        initiator=_BY_RETRY,
+        attempt=run.state.attempt + 1,
+        backoff_ms=delay_ms,
+        failure=failure,
+        last_result=started.last_completion_result if started.HasField("last_completion_result") else None,
+    )
+    return NextRun(run_id=new_run_id, request=request, lineage=lineage)
+
+
+def _carry_user_metadata(run: Run, request: m.StartWorkflowExecutionRequest) -> None:
+    if run.state.user_metadata:
+        request.user_metadata.MergeFromString(run.state.user_metadata)
+
+
+def continue_as_new(
+    transition: Transition,
+    command: m.ContinueAsNewWorkflowExecutionCommandAttributes,
+    completed_event_id: int,
+    new_id: Callable[[], str],
+) -> m.HistoryEvent:
+    """Close this run and go on with a fresh history. What the command leaves out is carried over."""
+    run = transition.run
+    new_run_id = new_id()
+    request = continued_request(run, command)
+    request.request_id = new_run_id
+    backoff_ms = duration_ms(command.backoff_start_interval)
+    attributes = m.WorkflowExecutionContinuedAsNewEventAttributes(
+        new_execution_run_id=new_run_id,
+        workflow_type=request.workflow_type,
+        task_queue=request.task_queue,
+        workflow_run_timeout=request.workflow_run_timeout,
+        workflow_task_timeout=request.workflow_task_timeout,
+        workflow_task_completed_event_id=completed_event_id,
+        initiator=_BY_WORKFLOW,
+        initial_versioning_behavior=command.initial_versioning_behavior,
+    )
+    if backoff_ms:
+        set_duration_ms(attributes.backoff_start_interval, backoff_ms)
+    for name in ("input", "header", "memo", "search_attributes"):
+        if request.HasField(name):
+            getattr(attributes, name).CopyFrom(getattr(request, name))
+    last_result = command.last_completion_result if command.HasField("last_completion_result") else None
+    if last_result is not None:
+        attributes.last_completion_result.CopyFrom(last_result)
+    lineage = _lineage(
+        run,
+        initiator=_BY_WORKFLOW,
+        attempt=1,
+        backoff_ms=backoff_ms,
+        failure=command.failure if command.HasField("failure") else None,
+        last_result=last_result,
+    )
+    transition.next_run = NextRun(run_id=new_run_id, request=request, lineage=lineage)
+    event = events.workflow_continued_as_new(run.state.next_event_id, transition.now_ms, attributes)
+    close(transition, event, new_run_id)
+    return event
+
+
+def continued_request(
+    run: Run, command: m.ContinueAsNewWorkflowExecutionCommandAttributes
+) -> m.StartWorkflowExecutionRequest:
+    """The start of the successor."""
+    state = run.state
+    request = m.StartWorkflowExecutionRequest(
+        namespace=state.namespace, workflow_id=state.workflow_id, identity=state.identity
+    )
+    request.workflow_type.name = command.workflow_type.name or state.workflow_type
+    request.task_queue.name = command.task_queue.name or state.task_queue
+    set_duration_ms(request.workflow_execution_timeout, state.execution_timeout_ms)
+    run_timeout_ms = duration_ms(command.workflow_run_timeout) or state.run_timeout_ms
+    task_timeout_ms = duration_ms(command.workflow_task_timeout) or state.task_timeout_ms
+    set_duration_ms(request.workflow_run_timeout, run_timeout_ms)
+    set_duration_ms(request.workflow_task_timeout, task_timeout_ms)
+    for name in ("input", "header", "retry_policy", "memo", "search_attributes"):
+        if command.HasField(name):
+            getattr(request, name).CopyFrom(getattr(command, name))
+    if not command.HasField("memo") and state.memo:
+        request.memo.MergeFromString(state.memo)
+    if not command.HasField("search_attributes") and state.search_attributes:
+        request.search_attributes.MergeFromString(state.search_attributes)
+    if not command.HasField("retry_policy") and state.started_attributes:
+        started = m.WorkflowExecutionStartedEventAttributes.FromString(state.started_attributes)
+        request.retry_policy.CopyFrom(started.retry_policy)
+    if state.priority:
+        request.priority.MergeFromString(state.priority)
+    if state.versioning:
+        request.versioning_override.MergeFromString(state.versioning)
+    _carry_user_metadata(run, request)
+    return request

@@ -1,0 +1,101 @@
+"""The end of a workflow task that its worker completed.
+
+In order: the Started event kept back at hand-out, Completed, the events of the commands, the events that were
+buffered meanwhile, and a new Scheduled event if any were, or if the worker asked for one. When a command does not
+hold, the task fails instead, and the caller is answered INVALID_ARGUMENT once that is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from perdure.api import RpcError, StatusCode
+from perdure.api import messages as m
+from perdure.api.durations import duration_ms
+from perdure.engine.history import closing, commands, events, evolve, failures, workflow_task
+from perdure.engine.history.planning import BadCommand, Plan
+from perdure.engine.history.recording import append, flush
+from perdure.engine.history.state import Run, WorkflowTaskLive
+from perdure.engine.history.transition import Limits, Transition
+
+_BAD_MESSAGE = m.WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE
+
+
+def complete_workflow_task(
+    run: Run,
+    request: m.RespondWorkflowTaskCompletedRequest,
+    *,
+    limits: Limits,
+    new_id: Callable[[], str],
+    now_ms: int,
+) -> Transition:
+    """Carry out what the worker decided. The token has been checked by the caller.
+
+    Raises:
+        RpcError: NOT_FOUND, no task is held.
+    """
+    task = run.live.task
+    if task is None:
+        raise RpcError(StatusCode.NOT_FOUND, "workflow task not found: it has timed out or was completed")
+    transition = Transition(run, now_ms)
+    plan = Plan(
+        run=run,
+        limits=limits,
+        now_ms=now_ms,
+        oversize=request.ByteSize() > limits.blob_bytes,
+        identity=request.identity,
+        new_id=new_id,
+        buffered=len(run.state.buffered),
+    )
+    try:
+        if request.messages:
+            raise BadCommand(_BAD_MESSAGE, "updates are not supported by this server.")
+        steps = commands.plan_commands(plan, request.commands)
+    except BadCommand as bad:
+        reason = str(bad)
+        failure = failures.server_failure(reason, non_retryable=True)
+        workflow_task.end_failed(transition, bad.cause, failure, request.identity, limits)
+        transition.error = RpcError(StatusCode.INVALID_ARGUMENT, reason)
+        return transition
+    _write_completed(transition, task, request, plan)
+    for step in steps:
+        step.apply(plan, transition, step.command, step.attributes, step.prepared)
+    if run.is_open:
+        flushed = flush(transition)
+        if flushed or request.force_create_new_workflow_task:
+            workflow_task.schedule(transition)
+        _check_history_size(transition, limits)
+    return transition
+
+
+def _write_completed(
+    transition: Transition, task: WorkflowTaskLive, request: m.RespondWorkflowTaskCompletedRequest, plan: Plan
+) -> None:
+    run = transition.run
+    state = run.state
+    run.live.task = None
+    workflow_task.write_started(transition, task)
+    run.live.frames = []
+    event_id = state.next_event_id
+    event = events.task_completed(event_id, transition.now_ms, task.scheduled_event_id, task.started_event_id, request)
+    append(transition, event)
+    evolve.apply_task_completed(state, event_id, task.started_event_id)
+    plan.completed_event_id = event_id
+    if request.HasField("sticky_attributes"):
+        sticky = request.sticky_attributes
+        state.sticky_queue = sticky.worker_task_queue.name
+        state.sticky_timeout_ms = duration_ms(sticky.schedule_to_start_timeout)
+    else:
+        state.sticky_queue = ""
+
+
+def _check_history_size(transition: Transition, limits: Limits) -> None:
+    """A history may not grow without end: beyond its bounds the run is terminated."""
+    state = transition.run.state
+    if state.next_event_id - 1 > limits.history_events_max:
+        reason = f"Workflow history count exceeds limit of {limits.history_events_max} events."
+    elif state.history_bytes > limits.history_bytes_max:
+        reason = f"Workflow history size exceeds limit of {limits.history_bytes_max} bytes."
+    else:
+        return
+    closing.terminate(transition, reason, None, "history")

@@ -1,0 +1,172 @@
+"""A run as clients see it: the describe response, and the row that lists are made of."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from perdure.api import messages as m
+from perdure.api.durations import set_duration_ms, set_timestamp_ms
+from perdure.engine.history.state import ActivityItem, ChildItem, Run
+
+_STATE = m.PendingActivityState
+_TASK_STATE = m.PendingWorkflowTaskState
+
+
+class VisibilityFields(NamedTuple):
+    """The fields of a store's VisibilityRow, in its order."""
+
+    run_key: int
+    namespace: str
+    workflow_id: str
+    run_id: str
+    workflow_type: str
+    task_queue: str
+    status: int
+    start_ms: int
+    execution_ms: int
+    close_ms: int | None
+    history_length: int
+    history_bytes: int
+    info: bytes
+
+
+def visibility_row(run: Run) -> VisibilityFields:
+    """What list and count know of a run."""
+    state = run.state
+    return VisibilityFields(
+        run.key,
+        state.namespace,
+        state.workflow_id,
+        state.run_id,
+        state.workflow_type,
+        state.task_queue,
+        state.status,
+        state.start_ms,
+        state.execution_ms,
+        None if run.is_open else state.close_ms,
+        0 if run.is_open else state.next_event_id - 1,
+        0 if run.is_open else state.history_bytes,
+        workflow_info(run).SerializeToString(),
+    )
+
+
+def workflow_info(run: Run) -> m.WorkflowExecutionInfo:
+    """The summary of a run."""
+    state = run.state
+    info = m.WorkflowExecutionInfo()
+    info.execution.workflow_id = state.workflow_id
+    info.execution.run_id = state.run_id
+    info.type.name = state.workflow_type
+    info.task_queue = state.task_queue
+    info.status = m.WorkflowExecutionStatus.ValueType(state.status)
+    info.first_run_id = state.first_run_id
+    info.history_length = state.next_event_id - 1
+    info.history_size_bytes = state.history_bytes
+    set_timestamp_ms(info.start_time, state.start_ms)
+    set_timestamp_ms(info.execution_time, state.execution_ms)
+    if not run.is_open:
+        set_timestamp_ms(info.close_time, state.close_ms)
+        set_duration_ms(info.execution_duration, max(0, state.close_ms - state.execution_ms))
+    if state.memo:
+        info.memo.MergeFromString(state.memo)
+    if state.search_attributes:
+        info.search_attributes.MergeFromString(state.search_attributes)
+    if state.priority:
+        info.priority.MergeFromString(state.priority)
+    if state.parent_run_id:
+        info.parent_namespace_id = state.parent_namespace
+        info.parent_execution.workflow_id = state.parent_workflow_id
+        info.parent_execution.run_id = state.parent_run_id
+    info.root_execution.workflow_id = state.root_workflow_id or state.workflow_id
+    info.root_execution.run_id = state.root_run_id or state.run_id
+    return info
+
+
+def describe(run: Run, now_ms: int) -> m.DescribeWorkflowExecutionResponse:
+    """Everything there is to know of a run now."""
+    state = run.state
+    response = m.DescribeWorkflowExecutionResponse(workflow_execution_info=workflow_info(run))
+    config = response.execution_config
+    config.task_queue.name = state.task_queue
+    config.task_queue.kind = m.TaskQueueKind.TASK_QUEUE_KIND_NORMAL
+    set_duration_ms(config.workflow_execution_timeout, state.execution_timeout_ms)
+    set_duration_ms(config.workflow_run_timeout, state.run_timeout_ms)
+    set_duration_ms(config.default_workflow_task_timeout, state.task_timeout_ms)
+    if state.user_metadata:
+        config.user_metadata.MergeFromString(state.user_metadata)
+    extended = response.workflow_extended_info
+    extended.cancel_requested = state.cancel_requested
+    set_timestamp_ms(extended.original_start_time, state.start_ms)
+    if state.execution_deadline_ms:
+        set_timestamp_ms(extended.execution_expiration_time, state.execution_deadline_ms)
+    if state.run_deadline_ms:
+        set_timestamp_ms(extended.run_expiration_time, state.run_deadline_ms)
+    if state.start_request_id:
+        request = extended.request_id_infos[state.start_request_id]
+        request.event_type = m.EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
+        request.event_id = 1
+    for item in state.items.values():
+        if isinstance(item, ActivityItem):
+            _describe_activity(response.pending_activities.add(), run, item, now_ms)
+        elif isinstance(item, ChildItem):
+            child = response.pending_children.add()
+            child.workflow_id = item.workflow_id
+            child.run_id = item.run_id
+            child.workflow_type_name = item.workflow_type
+            child.initiated_id = item.event_id
+            child.parent_close_policy = m.ParentClosePolicy.ValueType(item.parent_close_policy)
+    _describe_task(response, run)
+    return response
+
+
+def _describe_activity(info: m.PendingActivityInfo, run: Run, item: ActivityItem, now_ms: int) -> None:
+    info.activity_id = item.activity_id
+    info.activity_type.name = item.activity_type
+    info.attempt = item.attempt
+    info.maximum_attempts = item.retry.max_attempts if item.retry is not None else 1
+    held = run.live.activities.get(item.event_id)
+    started = held is not None or item.held
+    if item.cancel_requested_event_id:
+        info.state = _STATE.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED
+    elif started:
+        info.state = _STATE.PENDING_ACTIVITY_STATE_STARTED
+    else:
+        info.state = _STATE.PENDING_ACTIVITY_STATE_SCHEDULED
+    if item.heartbeat_details:
+        info.heartbeat_details.MergeFromString(item.heartbeat_details)
+    if item.last_heartbeat_at_ms:
+        set_timestamp_ms(info.last_heartbeat_time, item.last_heartbeat_at_ms)
+    started_at_ms = held.started_at_ms if held is not None else item.last_started_at_ms
+    if started_at_ms:
+        set_timestamp_ms(info.last_started_time, started_at_ms)
+    info.last_worker_identity = held.identity if held is not None else item.last_worker_identity
+    set_timestamp_ms(info.scheduled_time, item.attempt_scheduled_at_ms)
+    if item.schedule_to_close_ms:
+        set_timestamp_ms(info.expiration_time, item.scheduled_at_ms + item.schedule_to_close_ms)
+    if item.last_failure:
+        info.last_failure.MergeFromString(item.last_failure)
+    if item.next_attempt_at_ms > now_ms:
+        set_timestamp_ms(info.next_attempt_schedule_time, item.next_attempt_at_ms)
+        set_duration_ms(info.current_retry_interval, item.next_attempt_at_ms - now_ms)
+    options = info.activity_options
+    options.task_queue.name = item.task_queue
+    set_duration_ms(options.schedule_to_close_timeout, item.schedule_to_close_ms)
+    set_duration_ms(options.schedule_to_start_timeout, item.schedule_to_start_ms)
+    set_duration_ms(options.start_to_close_timeout, item.start_to_close_ms)
+    set_duration_ms(options.heartbeat_timeout, item.heartbeat_ms)
+
+
+def _describe_task(response: m.DescribeWorkflowExecutionResponse, run: Run) -> None:
+    state = run.state
+    task = run.live.task
+    if not state.task_scheduled_event_id:
+        return
+    info = response.pending_workflow_task
+    info.attempt = task.attempt if task is not None else state.task_attempt
+    set_timestamp_ms(info.scheduled_time, state.task_scheduled_at_ms)
+    set_timestamp_ms(info.original_scheduled_time, state.task_scheduled_at_ms)
+    if task is not None:
+        info.state = _TASK_STATE.PENDING_WORKFLOW_TASK_STATE_STARTED
+        set_timestamp_ms(info.started_time, task.started_at_ms)
+    else:
+        info.state = _TASK_STATE.PENDING_WORKFLOW_TASK_STATE_SCHEDULED

@@ -1,0 +1,319 @@
+"""What the outside does to a run: start it, signal it, ask it to stop, end it.
+
+Requests are checked as a whole before anything changes. They are idempotent by their request id: a repeat of a signal
+or a cancel that was already taken in answers changed=False.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from google.protobuf.duration_pb2 import Duration
+
+from perdure.api import RpcError, StatusCode
+from perdure.api import messages as m
+from perdure.api.durations import duration_ms, set_duration_ms, set_timestamp_ms
+from perdure.engine.history import closing, events, evolve, retrying, workflow_task
+from perdure.engine.history.recording import append, arrival_id, arrive
+from perdure.engine.history.state import Run
+from perdure.engine.history.transition import DEFAULT_LIMITS, Limits, Lineage, Transition
+
+_SPAN_MAX_MS: Final = 100 * 365 * 24 * 3600 * 1000
+"""Longer spans are cut to a hundred years, so that no instant leaves the calendar."""
+
+_NO_LINEAGE: Final = Lineage()
+
+
+def invalid(message: str) -> RpcError:
+    return RpcError(StatusCode.INVALID_ARGUMENT, message)
+
+
+def _closed() -> RpcError:
+    return RpcError(StatusCode.NOT_FOUND, "workflow execution already completed")
+
+
+def check_name(name: str, what: str, limits: Limits, *, required: bool = True) -> None:
+    """Refuse a missing or overlong id or name."""
+    if not name and required:
+        raise invalid(f"{what} is not set")
+    if len(name) > limits.id_length:
+        raise invalid(f"{what} is too long: {len(name)} characters, at most {limits.id_length}")
+
+
+def span_ms(duration: Duration, what: str) -> int:
+    """A span in milliseconds, capped; negative ones are refused."""
+    if duration.seconds < 0 or duration.nanos < 0:
+        raise invalid(f"{what} is negative")
+    return min(duration_ms(duration), _SPAN_MAX_MS)
+
+
+def _check_size(size: int, most: int, what: str) -> None:
+    if size > most:
+        raise invalid(f"{what} exceeds the size limit: {size} bytes, at most {most}")
+
+
+def check_start(request: m.StartWorkflowExecutionRequest, limits: Limits) -> None:
+    """Everything that can be wrong with a start.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT.
+    """
+    check_name(request.workflow_id, "WorkflowId", limits)
+    check_name(request.workflow_type.name, "WorkflowType", limits)
+    check_name(request.task_queue.name, "TaskQueue", limits)
+    check_name(request.request_id, "RequestId", limits, required=False)
+    check_name(request.identity, "Identity", limits, required=False)
+    span_ms(request.workflow_execution_timeout, "WorkflowExecutionTimeout")
+    span_ms(request.workflow_run_timeout, "WorkflowRunTimeout")
+    span_ms(request.workflow_task_timeout, "WorkflowTaskTimeout")
+    span_ms(request.workflow_start_delay, "WorkflowStartDelay")
+    if request.cron_schedule:
+        raise invalid("CronSchedule is not supported: start the workflow from a schedule, or loop with a timer")
+    if request.HasField("retry_policy"):
+        try:
+            retrying.policy_of(request.retry_policy)
+        except ValueError as error:
+            raise invalid(str(error)) from None
+    _check_size(request.input.ByteSize(), limits.blob_bytes, "Input")
+    _check_size(request.memo.ByteSize(), limits.memo_bytes, "Memo")
+    _check_size(request.header.ByteSize(), limits.blob_bytes, "Header")
+    _check_size(request.search_attributes.ByteSize(), limits.blob_bytes, "SearchAttributes")
+
+
+def start_run(
+    *,
+    run_key: int,
+    run_id: str,
+    request: m.StartWorkflowExecutionRequest,
+    lineage: Lineage = _NO_LINEAGE,
+    signal: m.SignalWorkflowExecutionRequest | None = None,
+    limits: Limits,
+    retention_ms: int,
+    now_ms: int,
+) -> Transition:
+    """Start a run; `signal` is recorded before its first workflow task (signal-with-start).
+
+    Raises:
+        RpcError: INVALID_ARGUMENT.
+    """
+    check_start(request, limits)
+    if signal is not None:
+        _check_signal(signal, limits)
+    attributes = _started_attributes(run_id, request, lineage, limits, now_ms)
+    state = evolve.blank()
+    run = Run(run_key, state)
+    transition = Transition(run, now_ms, visibility=True)
+    event = events.workflow_started(1, now_ms, attributes)
+    if request.HasField("user_metadata"):
+        event.user_metadata.CopyFrom(request.user_metadata)
+        state.user_metadata = request.user_metadata.SerializeToString()
+    if request.links:
+        event.links.MergeFrom(request.links)
+    append(transition, event)
+    evolve.apply_workflow_started(state, now_ms, attributes)
+    state.namespace = request.namespace
+    state.run_id = run_id
+    state.start_request_id = request.request_id
+    state.retention_ms = retention_ms
+    if signal is not None:
+        _record_signal(transition, signal, None, limits)
+    if not state.task_not_before_ms or (signal is not None and _delay_yields(run)):
+        workflow_task.schedule(transition)
+    return transition
+
+
+def _started_attributes(
+    run_id: str, request: m.StartWorkflowExecutionRequest, lineage: Lineage, limits: Limits, now_ms: int
+) -> m.WorkflowExecutionStartedEventAttributes:
+    execution_ms = span_ms(request.workflow_execution_timeout, "WorkflowExecutionTimeout")
+    run_ms = span_ms(request.workflow_run_timeout, "WorkflowRunTimeout")
+    if execution_ms and (not run_ms or run_ms > execution_ms):
+        run_ms = execution_ms
+    task_ms = span_ms(request.workflow_task_timeout, "WorkflowTaskTimeout") or limits.default_task_timeout_ms
+    if run_ms:
+        task_ms = min(task_ms, run_ms)
+    attributes = m.WorkflowExecutionStartedEventAttributes(
+        workflow_id=request.workflow_id,
+        original_execution_run_id=lineage.original_run_id or run_id,
+        first_execution_run_id=lineage.first_run_id or run_id,
+        continued_execution_run_id=lineage.continued_from_run_id,
+        initiator=m.ContinueAsNewInitiator.ValueType(lineage.initiator),
+        attempt=lineage.attempt,
+        identity=request.identity,
+    )
+    attributes.workflow_type.CopyFrom(request.workflow_type)
+    attributes.task_queue.name = request.task_queue.name
+    attributes.task_queue.kind = m.TaskQueueKind.TASK_QUEUE_KIND_NORMAL
+    set_duration_ms(attributes.workflow_execution_timeout, execution_ms)
+    set_duration_ms(attributes.workflow_run_timeout, run_ms)
+    set_duration_ms(attributes.workflow_task_timeout, task_ms)
+    backoff_ms = lineage.first_task_backoff_ms or span_ms(request.workflow_start_delay, "WorkflowStartDelay")
+    set_duration_ms(attributes.first_workflow_task_backoff, backoff_ms)
+    deadline_ms = lineage.execution_deadline_ms or (now_ms + execution_ms if execution_ms else 0)
+    if deadline_ms:
+        set_timestamp_ms(attributes.workflow_execution_expiration_time, deadline_ms)
+    for name in ("input", "header", "memo", "search_attributes", "priority", "versioning_override"):
+        if request.HasField(name):
+            getattr(attributes, name).CopyFrom(getattr(request, name))
+    if request.HasField("retry_policy"):
+        attributes.retry_policy.CopyFrom(retrying.policy_of(request.retry_policy).message)
+    _add_lineage(attributes, request, lineage)
+    return attributes
+
+
+def _add_lineage(
+    attributes: m.WorkflowExecutionStartedEventAttributes,
+    request: m.StartWorkflowExecutionRequest,
+    lineage: Lineage,
+) -> None:
+    failure = lineage.continued_failure
+    if failure is None and request.HasField("continued_failure"):
+        failure = request.continued_failure
+    if failure is not None:
+        attributes.continued_failure.CopyFrom(failure)
+    result = lineage.last_completion_result
+    if result is None and request.HasField("last_completion_result"):
+        result = request.last_completion_result
+    if result is not None:
+        attributes.last_completion_result.CopyFrom(result)
+    if lineage.parent_run_id:
+        attributes.parent_workflow_namespace = lineage.parent_namespace
+        attributes.parent_workflow_execution.workflow_id = lineage.parent_workflow_id
+        attributes.parent_workflow_execution.run_id = lineage.parent_run_id
+        attributes.parent_initiated_event_id = lineage.parent_initiated_event_id
+        attributes.root_workflow_execution.workflow_id = lineage.root_workflow_id or lineage.parent_workflow_id
+        attributes.root_workflow_execution.run_id = lineage.root_run_id or lineage.parent_run_id
+
+
+def _delay_yields(run: Run) -> bool:
+    """A start delay ends with the first signal or cancel; the back-off of a retry or continue-as-new does not."""
+    return not run.state.continued_from_run_id
+
+
+def _call_task(transition: Transition, limits: Limits) -> None:
+    """Like workflow_task.call, but a back-off before the first task may have to be waited for."""
+    run = transition.run
+    delayed = not run.state.task_scheduled_event_id and run.state.task_not_before_ms
+    if not delayed or _delay_yields(run):
+        workflow_task.call(transition, limits)
+
+
+def _check_sender(run: Run, external: tuple[str, str] | None, *, child_only: bool) -> None:
+    if child_only and (external is None or external != (run.state.parent_workflow_id, run.state.parent_run_id)):
+        raise RpcError(StatusCode.NOT_FOUND, "the workflow is not a child of the sender")
+
+
+def _check_signal(request: m.SignalWorkflowExecutionRequest, limits: Limits) -> None:
+    check_name(request.signal_name, "SignalName", limits)
+    check_name(request.request_id, "RequestId", limits, required=False)
+    check_name(request.identity, "Identity", limits, required=False)
+    _check_size(request.input.ByteSize(), limits.blob_bytes, "Input")
+    _check_size(request.header.ByteSize(), limits.blob_bytes, "Header")
+
+
+def signal(
+    run: Run,
+    request: m.SignalWorkflowExecutionRequest,
+    *,
+    limits: Limits,
+    external: tuple[str, str] | None = None,
+    child_only: bool = False,
+    now_ms: int,
+) -> Transition:
+    """Record a signal. `external` = (workflow_id, run_id) of a sending workflow; `child_only`: it must be the parent.
+
+    Raises:
+        RpcError: NOT_FOUND, closed, or `child_only` and not a child of the sender; INVALID_ARGUMENT, a limit.
+    """
+    state = run.state
+    if not run.is_open:
+        raise _closed()
+    _check_sender(run, external, child_only=child_only)
+    if request.request_id and request.request_id in state.signal_request_ids:
+        return Transition(run, now_ms, changed=False)
+    _check_signal(request, limits)
+    if state.signal_count >= limits.signals_per_run:
+        raise invalid(f"the run has had {state.signal_count} signals, the most it may: let it continue as new")
+    transition = Transition(run, now_ms)
+    _record_signal(transition, request, external, limits)
+    _call_task(transition, limits)
+    return transition
+
+
+def _record_signal(
+    transition: Transition,
+    request: m.SignalWorkflowExecutionRequest,
+    external: tuple[str, str] | None,
+    limits: Limits,
+) -> None:
+    state = transition.run.state
+    arrive(transition, events.workflow_signaled(arrival_id(transition.run), transition.now_ms, request, external))
+    state.signal_count += 1
+    if request.request_id:
+        _remember(state.signal_request_ids, request.request_id, limits.request_ids_kept)
+
+
+def _remember(request_ids: list[str], request_id: str, kept: int) -> None:
+    request_ids.append(request_id)
+    if len(request_ids) > kept:
+        del request_ids[0]
+
+
+def request_cancel(
+    run: Run,
+    request: m.RequestCancelWorkflowExecutionRequest,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    external: tuple[str, str] | None = None,
+    external_initiated_event_id: int = 0,
+    child_only: bool = False,
+    now_ms: int,
+) -> Transition:
+    """Ask the workflow to stop. changed=False if it has been asked already.
+
+    Raises:
+        RpcError: NOT_FOUND, closed, or `child_only` and not a child of the sender; INVALID_ARGUMENT, a limit.
+    """
+    state = run.state
+    if not run.is_open:
+        raise _closed()
+    _check_sender(run, external, child_only=child_only)
+    check_name(request.request_id, "RequestId", limits, required=False)
+    check_name(request.identity, "Identity", limits, required=False)
+    _check_size(len(request.reason), limits.blob_bytes, "Reason")
+    transition = Transition(run, now_ms)
+    if state.cancel_requested:
+        transition.changed = False
+        return transition
+    event = events.workflow_cancel_requested(arrival_id(run), now_ms, request, external, external_initiated_event_id)
+    arrive(transition, event)
+    state.cancel_requested = True
+    if request.request_id:
+        _remember(state.cancel_request_ids, request.request_id, limits.request_ids_kept)
+    _call_task(transition, limits)
+    return transition
+
+
+def terminate(
+    run: Run,
+    *,
+    reason: str,
+    details: m.Payloads | None,
+    identity: str,
+    limits: Limits = DEFAULT_LIMITS,
+    now_ms: int,
+) -> Transition:
+    """End the run now; the workflow does not see it.
+
+    Raises:
+        RpcError: NOT_FOUND, closed; INVALID_ARGUMENT, a limit.
+    """
+    if not run.is_open:
+        raise _closed()
+    check_name(identity, "Identity", limits, required=False)
+    _check_size(len(reason), limits.blob_bytes, "Reason")
+    if details is not None:
+        _check_size(details.ByteSize(), limits.blob_bytes, "Details")
+    transition = Transition(run, now_ms)
+    closing.terminate(transition, reason, details, identity)
+    return transition

@@ -1,0 +1,120 @@
+"""What checking the commands of one completion needs: the plan, the refusal, and checks that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+
+from perdure.api import messages as m
+from perdure.api.durations import duration_ms
+from perdure.engine.history import events, retrying
+from perdure.engine.history.recording import append
+from perdure.engine.history.state import Run
+from perdure.engine.history.transition import Limits, Transition
+
+_SPAN_MAX_MS: Final = 100 * 365 * 24 * 3600 * 1000
+
+Cause = m.WorkflowTaskFailedCause.ValueType
+
+
+class BadCommand(Exception):
+    """A command that can't be carried out; the task fails with `cause`."""
+
+    def __init__(self, cause: Cause, reason: str) -> None:
+        name = m.WorkflowTaskFailedCause.Name(cause).removeprefix("WORKFLOW_TASK_FAILED_CAUSE_")
+        title = name.title().replace("_", "")
+        super().__init__(f"{title}: {reason}" if reason else title)
+        self.cause = cause
+
+
+@dataclass(slots=True)
+class Plan:
+    """The commands of one completion: what was checked so far, and what carrying them out needs."""
+
+    run: Run
+    limits: Limits
+    now_ms: int
+    oversize: bool
+    """The request is so large that single parts of it must be measured."""
+    identity: str
+    new_id: Callable[[], str]
+    buffered: int
+    """Buffered events that remain when timers whose firing was buffered are cancelled."""
+    completed_event_id: int = 0
+    closes: bool = False
+    activity_ids: set[str] = field(default_factory=set[str])
+    cancelled_activities: set[int] = field(default_factory=set[int])
+    timers: dict[str, bool] = field(default_factory=dict[str, bool])
+    """Timers started (True) or cancelled (False) by earlier commands."""
+    children: int = 0
+    signals: int = 0
+    cancels: int = 0
+    visibility: bool = False
+
+
+Check = Callable[[Plan, Any], Any]
+"""(plan, the command's attributes) → whatever carrying it out needs again; raises BadCommand."""
+Apply = Callable[[Plan, Transition, m.Command, Any, Any], None]
+"""(plan, transition, command, attributes, what the check returned)."""
+
+
+class Step(NamedTuple):
+    """A checked command."""
+
+    apply: Apply
+    command: m.Command
+    attributes: Any
+    prepared: Any
+
+
+class Handler(NamedTuple):
+    """How one type of command is treated."""
+
+    attributes: str
+    check: Check
+    apply: Apply
+
+
+def write(transition: Transition, command: m.Command, event: m.HistoryEvent) -> None:
+    """Append the event of a command."""
+    events.carry_command_metadata(event, command)
+    append(transition, event)
+
+
+def check_name(plan: Plan, name: str, what: str, cause: Cause) -> None:
+    if not name:
+        raise BadCommand(cause, f"{what} is not set on command.")
+    if len(name) > plan.limits.id_length:
+        raise BadCommand(cause, f"{what} exceeds the length limit of {plan.limits.id_length} characters.")
+
+
+def check_length(plan: Plan, name: str, cause: Cause) -> None:
+    if len(name) > plan.limits.id_length:
+        raise BadCommand(cause, f"TaskQueue exceeds the length limit of {plan.limits.id_length} characters.")
+
+
+def check_size(plan: Plan, part: Message, what: str, cause: Cause) -> None:
+    if plan.oversize and part.ByteSize() > plan.limits.blob_bytes:
+        raise BadCommand(cause, f"{what} exceeds size limit of {plan.limits.blob_bytes} bytes.")
+
+
+def check_span(duration: Duration, what: str, cause: Cause) -> int:
+    if duration.seconds < 0 or duration.nanos < 0:
+        raise BadCommand(cause, f"{what} is negative.")
+    return min(duration_ms(duration), _SPAN_MAX_MS)
+
+
+def check_namespace(plan: Plan, namespace: str, cause: Cause) -> None:
+    if namespace and namespace != plan.run.state.namespace:
+        raise BadCommand(cause, f"namespace {namespace!r} is not the workflow's own: that is not allowed.")
+
+
+def check_policy(message: m.RetryPolicy, cause: Cause) -> retrying.Policy:
+    try:
+        return retrying.policy_of(message)
+    except ValueError as error:
+        raise BadCommand(cause, str(error)) from None
