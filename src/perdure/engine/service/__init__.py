@@ -1,0 +1,30 @@
+"""The RPCs, transport neutral: `EngineService` composes one class a topic.
+
+Handlers are ``async fn(request) -> response``. They check, find the run, let ``engine.history`` decide, hand the
+transition to the shard and wait until it is durable. In process the client and worker call them directly; a server
+calls the same methods from the network.
+"""
+
+from __future__ import annotations
+
+from perdure.engine.service.activities import ActivityTopic
+from perdure.engine.service.histories import HistoryTopic
+from perdure.engine.service.namespaces import NamespaceTopic
+from perdure.engine.service.queries import QueryTopic
+from perdure.engine.service.visibility import VisibilityTopic
+from perdure.engine.service.workflow_tasks import WorkflowTaskTopic
+from perdure.engine.service.workflows import WorkflowTopic
+
+__all__ = ["EngineService"]
+
+
+class EngineService(
+    NamespaceTopic,
+    WorkflowTopic,
+    QueryTopic,
+    HistoryTopic,
+    VisibilityTopic,
+    WorkflowTaskTopic,
+    ActivityTopic,
+):
+    """The engine as a `perdure.api.WorkflowService`."""

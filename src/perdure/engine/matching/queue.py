@@ -1,0 +1,289 @@
+"""Task queues: where tasks and pollers meet.
+
+A task goes to the poller that has waited longest, or waits in its queue's backlog in order of arrival. A backlog
+entry is a small tuple naming the task, not the task: whoever takes it checks against the run whether it still
+stands, so stale entries are harmless and no entry ever has to be removed.
+
+What is kept: a task is in a backlog, or in the future of one poller, or in the hands of the code that took it. A
+poll that is cancelled after a task was put into its future puts the task back at the head of its queue.
+
+Sticky queues belong to one worker. They are alive while a poll waits in them or was seen within `alive_ms`; their
+tasks carry an expiry (schedule-to-start), and expired ones go to `on_expired`, which moves them to the normal queue.
+Waiting polls of a queue share one timer; it is armed for the earliest expiry and looks again when it rings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from perdure.engine.clock import Clock, Handle
+    from perdure.engine.queries import PendingQuery
+
+__all__ = ["ActivityTask", "Matching", "Poller", "QueryTask", "Task", "TaskQueue", "WorkflowTask"]
+
+_NEVER_MS = -(1 << 62)
+
+
+class WorkflowTask(NamedTuple):
+    """A workflow task that may be handed out."""
+
+    run_key: int
+    scheduled_event_id: int
+    expires_ms: int = 0
+    """When it leaves a sticky queue; 0 in normal queues."""
+
+
+class QueryTask(NamedTuple):
+    """A direct query."""
+
+    query: PendingQuery
+    expires_ms: int = 0
+
+
+class ActivityTask(NamedTuple):
+    """An attempt of an activity that may be handed out."""
+
+    run_key: int
+    scheduled_event_id: int
+    attempt: int
+
+
+Task = WorkflowTask | QueryTask | ActivityTask
+
+
+class Poller:
+    """A poll that waits. Its future yields a task, or None for an empty answer."""
+
+    __slots__ = ("expires_s", "future", "identity", "worker_key")
+
+    def __init__(self, future: asyncio.Future[Task | None], expires_s: float, identity: str, worker_key: str) -> None:
+        self.future = future
+        self.expires_s = expires_s
+        self.identity = identity
+        self.worker_key = worker_key
+
+
+class TaskQueue:
+    """One queue: backlog and waiting polls, never both non-empty for long."""
+
+    __slots__ = ("_alarm", "_alarm_s", "_matching", "_sticky_alarm", "backlog", "last_poll_ms", "name", "pollers")
+
+    def __init__(self, name: str, matching: Matching) -> None:
+        self.name = name
+        self.backlog: deque[Task] = deque()
+        self.pollers: deque[Poller] = deque()
+        self.last_poll_ms = _NEVER_MS
+        self._matching = matching
+        self._alarm: Handle | None = None
+        self._alarm_s = 0.0
+        self._sticky_alarm: Handle | None = None
+
+    def offer(self, task: Task) -> None:
+        """Give the task to a waiting poll, or keep it."""
+        pollers = self.pollers
+        while pollers:
+            future = pollers.popleft().future
+            if not future.done():
+                self._matching.in_transit += 1
+                future.set_result(task)
+                return
+        self.backlog.append(task)
+
+    def offer_sticky(self, task: WorkflowTask | QueryTask) -> None:
+        """As `offer`, for a task with an expiry."""
+        self.offer(task)
+        if self.backlog and self._sticky_alarm is None:
+            self._arm_sticky(task.expires_ms)
+
+    def put_back(self, task: Task) -> None:
+        """Return a task that was taken and could not be handed over; it is the next to go."""
+        if self.pollers:
+            self.offer(task)
+        else:
+            self.backlog.appendleft(task)
+
+    def take(self) -> Task | None:
+        """The oldest task, if any, without waiting."""
+        backlog = self.backlog
+        return backlog.popleft() if backlog else None
+
+    async def wait(self, wait_s: float, identity: str, worker_key: str) -> Task | None:
+        """Wait for a task; None when `wait_s` seconds have passed or the worker shuts down.
+
+        Cancelling loses nothing: a task that had already been put into this poll's hands goes back.
+        """
+        matching = self._matching
+        future: asyncio.Future[Task | None] = asyncio.get_running_loop().create_future()
+        poller = Poller(future, matching.clock.monotonic_s() + wait_s, identity, worker_key)
+        self.pollers.append(poller)
+        if self._alarm is None or poller.expires_s < self._alarm_s - 0.05:
+            self._arm(poller.expires_s)
+        matching.on_parked()
+        try:
+            task = await future
+        except asyncio.CancelledError:
+            if future.cancelled():
+                self.pollers.remove(poller)
+            else:
+                task = future.result()
+                if task is not None:
+                    matching.in_transit -= 1
+                    self.put_back(task)
+            raise
+        if task is not None:
+            matching.in_transit -= 1
+        self.last_poll_ms = matching.clock.now_ms()
+        return task
+
+    def _arm(self, at_s: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        clock = self._matching.clock
+        self._alarm_s = at_s
+        self._alarm = clock.call_later(max(0.0, at_s - clock.monotonic_s()), self._expire_pollers)
+
+    def _expire_pollers(self) -> None:
+        self._alarm = None
+        now_s = self._matching.clock.monotonic_s()
+        self.release(lambda poller: poller.expires_s <= now_s)
+        if self.pollers:
+            self._arm(min(poller.expires_s for poller in self.pollers))
+
+    def release(self, wanted: Callable[[Poller], bool]) -> None:
+        """Answer the waiting polls that are `wanted` empty."""
+        if not self.pollers:
+            return
+        kept: deque[Poller] = deque()
+        for poller in self.pollers:
+            if not wanted(poller):
+                kept.append(poller)
+            elif not poller.future.done():
+                poller.future.set_result(None)
+        self.pollers = kept
+
+    def is_alive(self, now_ms: int, alive_ms: int) -> bool:
+        """Whether the worker behind a sticky queue still polls it."""
+        return bool(self.pollers) or now_ms - self.last_poll_ms < alive_ms
+
+    def _arm_sticky(self, at_ms: int) -> None:
+        self._sticky_alarm = self._matching.clock.call_at(at_ms, self._expire_tasks)
+
+    def _expire_tasks(self) -> None:
+        self._sticky_alarm = None
+        self.expire_until(self._matching.clock.now_ms())
+        if self.backlog:
+            self._arm_sticky(getattr(self.backlog[0], "expires_ms", 0))
+
+    def expire_until(self, now_ms: int) -> None:
+        """Hand tasks whose expiry has come to `on_expired`."""
+        while self.backlog:
+            task = self.backlog[0]
+            if isinstance(task, ActivityTask) or task.expires_ms > now_ms:
+                return
+            self.backlog.popleft()
+            self._matching.on_expired(task)
+
+    def close(self) -> None:
+        """Answer every waiting poll empty and forget the timers."""
+        self.release(lambda _: True)
+        for alarm in (self._alarm, self._sticky_alarm):
+            if alarm is not None:
+                alarm.cancel()
+        self._alarm = self._sticky_alarm = None
+
+
+_Key = tuple[str, str]
+
+
+class Matching:
+    """All task queues of an engine, by (namespace, name); workflow and activity queues apart.
+
+    Args:
+        clock: for expiries.
+        on_expired: gets tasks that have waited too long in a sticky queue.
+        on_parked: called when a poll begins to wait.
+        max_queues: idle queues are dropped when there are more.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        on_expired: Callable[[WorkflowTask | QueryTask], None],
+        on_parked: Callable[[], None],
+        max_queues: int,
+    ) -> None:
+        self.clock = clock
+        self.on_expired = on_expired
+        self.on_parked = on_parked
+        self.in_transit = 0
+        """Tasks in the futures of polls that have not resumed yet."""
+        self.workflow: OrderedDict[_Key, TaskQueue] = OrderedDict()
+        self.activity: OrderedDict[_Key, TaskQueue] = OrderedDict()
+        self._max_queues = max_queues
+        self._shut_workers: OrderedDict[str, None] = OrderedDict()
+
+    def workflow_queue(self, namespace: str, name: str) -> TaskQueue:
+        """The queue, made when it is new."""
+        return self.workflow.get((namespace, name)) or self._make(self.workflow, (namespace, name))
+
+    def activity_queue(self, namespace: str, name: str) -> TaskQueue:
+        """The queue, made when it is new."""
+        return self.activity.get((namespace, name)) or self._make(self.activity, (namespace, name))
+
+    def _make(self, queues: OrderedDict[_Key, TaskQueue], key: _Key) -> TaskQueue:
+        if len(queues) >= self._max_queues:
+            self._drop_idle(queues)
+        queue = queues[key] = TaskQueue(key[1], self)
+        return queue
+
+    def _drop_idle(self, queues: OrderedDict[_Key, TaskQueue]) -> None:
+        for key in [key for key, queue in queues.items() if not queue.backlog and not queue.pollers]:
+            queues.pop(key).close()
+
+    def shut_worker(self, namespace: str, worker_key: str, sticky_queue: str, identity: str, queue: str) -> None:
+        """A worker leaves: answer its polls empty, now and later, and free the tasks in its sticky queue.
+
+        Polls are its own when they carry its `worker_key`; without one, when they wait in its sticky queue, or in
+        its normal queue `queue` under its `identity`.
+        """
+        if worker_key:
+            self._shut_workers[worker_key] = None
+            while len(self._shut_workers) > self._max_queues:
+                self._shut_workers.popitem(last=False)
+        for queues in (self.workflow, self.activity):
+            for (of_namespace, name), task_queue in list(queues.items()):
+                if of_namespace != namespace:
+                    continue
+                mine = bool(identity) and name == queue
+                task_queue.release(
+                    lambda poller, mine=mine: (
+                        poller.worker_key == worker_key if worker_key else mine and poller.identity == identity
+                    )
+                )
+        sticky = self.workflow.get((namespace, sticky_queue)) if sticky_queue else None
+        if sticky is not None:
+            sticky.release(lambda _: True)
+            sticky.last_poll_ms = _NEVER_MS
+            sticky.expire_until(1 << 62)
+
+    def is_shut(self, worker_key: str) -> bool:
+        """Whether the worker has said that it leaves."""
+        return worker_key in self._shut_workers
+
+    def queues(self) -> Iterator[TaskQueue]:
+        """Every queue."""
+        yield from self.workflow.values()
+        yield from self.activity.values()
+
+    def has_match(self) -> bool:
+        """A task is on its way to a poll."""
+        return self.in_transit > 0
+
+    def close(self) -> None:
+        """Answer every poll empty."""
+        for queue in self.queues():
+            queue.close()

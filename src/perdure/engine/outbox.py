@@ -1,0 +1,246 @@
+"""Messages from run to run: children, external signals and cancels, parent close policies, a child's end.
+
+A message is part of its sender's durable state until its outcome is recorded there, so it is delivered at least
+once; it comes here when the commit that wrote it is durable, or when its sender is loaded after a restart. The
+receiver's change and the recorded outcome enter one commit group, so here they happen together or not at all; a
+message delivered again is recognised by its request id, or because the item it speaks of is gone.
+
+    kind           receiver                 outcome recorded in the sender
+    START_CHILD    a new run                its run id, or why it could not start
+    SIGNAL         an open run              delivered, or not found, namespace unknown, too many signals
+    CANCEL         an open run              delivered, or not found, namespace unknown
+    TERMINATE      an open child            dropped
+    CHILD_CLOSED   the parent               dropped
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+from perdure.api import RpcError, StatusCode
+from perdure.api import messages as m
+from perdure.engine import history
+from perdure.engine.history import Lineage, MessageKind, OutMessage
+from perdure.engine.slot import Slot
+from perdure.engine.starts import start_workflow
+
+if TYPE_CHECKING:
+    from perdure.engine.shard import Shard
+
+__all__ = ["Outbox"]
+
+_RETRY_S = 5.0
+"""When a message whose receiver could not be reached is tried again."""
+_AGAIN = frozenset((StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED, StatusCode.DATA_LOSS, StatusCode.INTERNAL))
+"""Refusals that say nothing about the receiver."""
+
+_ChildCause = m.StartChildWorkflowExecutionFailedCause
+_SignalCause = m.SignalExternalWorkflowExecutionFailedCause
+_CancelCause = m.CancelExternalWorkflowExecutionFailedCause
+
+
+class _Outcome(NamedTuple):
+    run_id: str = ""
+    failure_cause: int = 0
+
+
+class Outbox:
+    """Delivers the messages of a shard's runs, in order of arrival."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+        self._queue: deque[tuple[int, OutMessage]] = deque()
+        self._wake: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._delivering = False
+        self._handlers: dict[int, Callable[[Slot, OutMessage], Awaitable[_Outcome]]] = {
+            MessageKind.START_CHILD: self._start_child,
+            MessageKind.SIGNAL: self._signal,
+            MessageKind.CANCEL: self._cancel,
+            MessageKind.TERMINATE: self._terminate,
+            MessageKind.CHILD_CLOSED: self._child_closed,
+        }
+
+    @property
+    def busy(self) -> bool:
+        """A message is under way."""
+        return self._delivering or bool(self._queue)
+
+    def start(self) -> None:
+        """Begin to deliver."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="perdure-outbox")
+
+    async def stop(self) -> None:
+        """Deliver no more; what is left is delivered by the next engine."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def add(self, slot: Slot, messages: Iterable[OutMessage]) -> None:
+        """Deliver these messages of a run; they are durable."""
+        self._queue.extend((slot.key, message) for message in messages)
+        wake, self._wake = self._wake, None
+        if wake is not None and not wake.done():
+            wake.set_result(None)
+
+    async def _run(self) -> None:
+        while True:
+            while not self._queue:
+                self._wake = asyncio.get_running_loop().create_future()
+                await self._wake
+            self._delivering = True
+            try:
+                await self._deliver(*self._queue.popleft())
+            except RpcError:
+                pass  # The shard has failed or the sender is lost; its messages come again with it.
+            except Exception as error:  # A defect: the engine must not go on as if the message had arrived.
+                failure = RpcError(StatusCode.INTERNAL, f"the engine stopped: {error!r}")
+                failure.__cause__ = error
+                self._shard.fail(failure)
+                return
+            finally:
+                self._delivering = False
+
+    async def _deliver(self, run_key: int, message: OutMessage) -> None:
+        shard = self._shard
+        sender = await shard.cache.get(run_key)
+        if all(message.seq != waiting.seq for waiting in sender.run.state.outbox):
+            return  # Delivered already.
+        try:
+            outcome = await self._handlers[message.kind](sender, message)
+        except RpcError as error:
+            if error.code not in _AGAIN:
+                raise
+            if error.code is not StatusCode.DATA_LOSS:  # A damaged receiver stays so until the engine is opened anew.
+                shard.clock.call_later(_RETRY_S, lambda: self.add(sender, (message,)))
+            return
+        sender = await shard.cache.get(run_key)
+        transition = history.message_delivered(
+            sender.run,
+            message.seq,
+            run_id=outcome.run_id,
+            failure_cause=outcome.failure_cause,
+            now_ms=shard.clock.now_ms(),
+        )
+        shard.apply(sender, transition)
+
+    async def _start_child(self, sender: Slot, message: OutMessage) -> _Outcome:
+        state = sender.run.state
+        request = m.StartWorkflowExecutionRequest.FromString(message.data)
+        namespace = self._shard.namespaces.by_name.get(message.namespace)
+        if namespace is None:
+            cause = _ChildCause.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
+            return _Outcome(failure_cause=cause)
+        lineage = Lineage(
+            parent_namespace=state.namespace,
+            parent_workflow_id=state.workflow_id,
+            parent_run_id=state.run_id,
+            parent_initiated_event_id=message.event_id,
+            root_workflow_id=state.root_workflow_id or state.workflow_id,
+            root_run_id=state.root_run_id or state.run_id,
+        )
+        try:
+            started = await start_workflow(self._shard, namespace, request, lineage=lineage)
+        except RpcError as error:
+            if error.code in _AGAIN:
+                raise
+            cause = _ChildCause.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS
+            return _Outcome(failure_cause=cause)
+        return _Outcome(run_id=started.slot.run.state.run_id)
+
+    async def _signal(self, sender: Slot, message: OutMessage) -> _Outcome:
+        if message.namespace not in self._shard.namespaces.by_name:
+            cause = _SignalCause.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
+            return _Outcome(failure_cause=cause)
+        request = m.SignalWorkflowExecutionRequest.FromString(message.data)
+        state = sender.run.state
+        try:
+            target = await self._target(message)
+            transition = history.signal(
+                target.run,
+                request,
+                limits=self._shard.limits,
+                external=(state.workflow_id, state.run_id),
+                child_only=message.child_only,
+                now_ms=self._shard.clock.now_ms(),
+            )
+        except RpcError as error:
+            if error.code is StatusCode.NOT_FOUND:
+                cause = (
+                    _SignalCause.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND
+                )
+                return _Outcome(failure_cause=cause)
+            if error.code is StatusCode.INVALID_ARGUMENT:
+                cause = _SignalCause.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_SIGNAL_COUNT_LIMIT_EXCEEDED
+                return _Outcome(failure_cause=cause)
+            raise
+        self._shard.apply(target, transition)
+        return _Outcome(run_id=target.run.state.run_id)
+
+    async def _cancel(self, sender: Slot, message: OutMessage) -> _Outcome:
+        if message.namespace not in self._shard.namespaces.by_name:
+            cause = _CancelCause.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
+            return _Outcome(failure_cause=cause)
+        request = m.RequestCancelWorkflowExecutionRequest.FromString(message.data)
+        state = sender.run.state
+        try:
+            target = await self._target(message)
+            transition = history.request_cancel(
+                target.run,
+                request,
+                external=(state.workflow_id, state.run_id),
+                external_initiated_event_id=message.event_id,
+                child_only=message.child_only,
+                now_ms=self._shard.clock.now_ms(),
+            )
+        except RpcError as error:
+            if error.code in _AGAIN:
+                raise
+            cause = _CancelCause.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND
+            return _Outcome(failure_cause=cause)
+        self._shard.apply(target, transition)
+        return _Outcome(run_id=target.run.state.run_id)
+
+    async def _terminate(self, sender: Slot, message: OutMessage) -> _Outcome:
+        request = m.TerminateWorkflowExecutionRequest.FromString(message.data)
+        try:
+            target = await self._target(message)
+        except RpcError as error:
+            if error.code in _AGAIN:
+                raise
+            return _Outcome()
+        state = target.run.state
+        if target.run.is_open and state.parent_run_id == sender.run.state.run_id:
+            transition = history.terminate(
+                target.run,
+                reason=request.reason,
+                details=request.details if request.HasField("details") else None,
+                identity=request.identity,
+                now_ms=self._shard.clock.now_ms(),
+            )
+            self._shard.apply(target, transition)
+        return _Outcome()
+
+    async def _child_closed(self, sender: Slot, message: OutMessage) -> _Outcome:
+        try:
+            parent = await self._target(message)
+        except RpcError as error:
+            if error.code in _AGAIN:
+                raise
+            return _Outcome()
+        transition = history.child_closed(
+            parent.run,
+            message.event_id,
+            m.HistoryEvent.FromString(message.data),
+            sender.run.state.run_id,
+            now_ms=self._shard.clock.now_ms(),
+        )
+        self._shard.apply(parent, transition)
+        return _Outcome()
+
+    def _target(self, message: OutMessage) -> Awaitable[Slot]:
+        return self._shard.cache.find(message.namespace, message.workflow_id, message.run_id)

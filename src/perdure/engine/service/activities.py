@@ -1,0 +1,192 @@
+"""Activity tasks: polling for them, heartbeats, and their three ends, by token and by id."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from perdure.api import RpcError
+from perdure.api import messages as m
+from perdure.engine import history
+from perdure.engine.history import Transition
+from perdure.engine.matching.queue import ActivityTask, Task, TaskQueue
+from perdure.engine.service.base import ServiceTopic, invalid
+from perdure.engine.slot import HeldActivity, Slot
+from perdure.engine.tokens import ActivityToken
+
+__all__ = ["ActivityTopic"]
+
+
+class ActivityTopic(ServiceTopic):
+    """The activity half of a worker's calls."""
+
+    async def poll_activity_task_queue(
+        self, request: m.PollActivityTaskQueueRequest, *, timeout_s: float | None = None
+    ) -> m.PollActivityTaskQueueResponse:
+        """Wait for an activity task; empty when none came in time.
+
+        Raises:
+            RpcError: NOT_FOUND (namespace), INVALID_ARGUMENT.
+        """
+        self.check(request.namespace)
+        name = request.task_queue.name
+        if not name:
+            raise invalid("the task queue has no name")
+        queue = self.matching.activity_queue(request.namespace, name)
+        worker_key = request.worker_instance_key
+        until_s = 0.0
+        while not (worker_key and self.matching.is_shut(worker_key)):
+            task = queue.take()
+            if task is None:
+                until_s = until_s or self.clock.monotonic_s() + self.wait_s(timeout_s)
+                left_s = until_s - self.clock.monotonic_s()
+                if left_s <= 0:
+                    break
+                task = await queue.wait(left_s, request.identity, worker_key)
+                if task is None:
+                    break
+            response = await self._take_activity(queue, task, request.identity)
+            if response is not None:
+                return response
+        self.engine.check_not_failed()
+        return m.PollActivityTaskQueueResponse()
+
+    async def _take_activity(
+        self, queue: TaskQueue, task: Task, identity: str
+    ) -> m.PollActivityTaskQueueResponse | None:
+        assert isinstance(task, ActivityTask), "activity queues hold activity tasks"
+        response = self.hand_out.activity_nowait(task, identity)
+        if response is not None:
+            return response
+        try:
+            return await self.hand_out.activity(task, identity)
+        except asyncio.CancelledError:
+            queue.put_back(task)
+            raise
+        except RpcError:
+            return None  # The run is gone or damaged; others wait in the queue.
+
+    # -- by token --------------------------------------------------------------------------------------------------
+
+    async def _by_token(self, namespace: str, task_token: bytes) -> tuple[Slot, ActivityToken]:
+        self.check(namespace)
+        token = self.tokens.open_activity(namespace, task_token)
+        slot = self.cache.loaded.get(token.run_key) or await self.cache.get(token.run_key)
+        return slot, token
+
+    async def _by_id(
+        self, namespace: str, workflow_id: str, run_id: str, activity_id: str
+    ) -> tuple[Slot, ActivityToken]:
+        self.check(namespace)
+        if not workflow_id or not activity_id:
+            raise invalid("workflow id and activity id are both needed")
+        slot = await self.cache.find(namespace, workflow_id, run_id)
+        item = history.activity_by_id(slot.run, activity_id)
+        return slot, ActivityToken(slot.key, item.event_id, item.attempt)
+
+    async def _end(self, slot: Slot, token: ActivityToken, decision: Any, what: Any, **kwargs: Any) -> None:
+        """An attempt ends; it is remembered as held until that is durable."""
+        live = slot.run.live.activities.get(token.scheduled_event_id)
+        if live is not None:
+            slot.settled.append(HeldActivity(token.scheduled_event_id, token.attempt, live))
+        await self.transact(slot, decision, token.scheduled_event_id, token.attempt, what, **kwargs)
+
+    async def respond_activity_task_completed(
+        self, request: m.RespondActivityTaskCompletedRequest
+    ) -> m.RespondActivityTaskCompletedResponse:
+        """Raises RpcError NOT_FOUND (stale), INVALID_ARGUMENT (token)."""
+        slot, token = await self._by_token(request.namespace, request.task_token)
+        result = request.result if request.HasField("result") else None
+        await self._end(slot, token, history.complete_activity, result, identity=request.identity)
+        return m.RespondActivityTaskCompletedResponse()
+
+    async def respond_activity_task_completed_by_id(
+        self, request: m.RespondActivityTaskCompletedByIdRequest
+    ) -> m.RespondActivityTaskCompletedByIdResponse:
+        """Raises RpcError NOT_FOUND, INVALID_ARGUMENT."""
+        slot, token = await self._by_id(request.namespace, request.workflow_id, request.run_id, request.activity_id)
+        result = request.result if request.HasField("result") else None
+        await self._end(slot, token, history.complete_activity, result, identity=request.identity)
+        return m.RespondActivityTaskCompletedByIdResponse()
+
+    async def respond_activity_task_failed(
+        self, request: m.RespondActivityTaskFailedRequest
+    ) -> m.RespondActivityTaskFailedResponse:
+        """Raises RpcError NOT_FOUND (stale), INVALID_ARGUMENT (token)."""
+        slot, token = await self._by_token(request.namespace, request.task_token)
+        details = request.last_heartbeat_details if request.HasField("last_heartbeat_details") else None
+        await self._end(
+            slot,
+            token,
+            history.fail_activity,
+            request.failure,
+            identity=request.identity,
+            last_heartbeat_details=details,
+        )
+        return m.RespondActivityTaskFailedResponse()
+
+    async def respond_activity_task_failed_by_id(
+        self, request: m.RespondActivityTaskFailedByIdRequest
+    ) -> m.RespondActivityTaskFailedByIdResponse:
+        """Raises RpcError NOT_FOUND, INVALID_ARGUMENT."""
+        slot, token = await self._by_id(request.namespace, request.workflow_id, request.run_id, request.activity_id)
+        details = request.last_heartbeat_details if request.HasField("last_heartbeat_details") else None
+        await self._end(
+            slot,
+            token,
+            history.fail_activity,
+            request.failure,
+            identity=request.identity,
+            last_heartbeat_details=details,
+        )
+        return m.RespondActivityTaskFailedByIdResponse()
+
+    async def respond_activity_task_canceled(
+        self, request: m.RespondActivityTaskCanceledRequest
+    ) -> m.RespondActivityTaskCanceledResponse:
+        """Raises RpcError NOT_FOUND (stale), INVALID_ARGUMENT (token, or nobody asked for it)."""
+        slot, token = await self._by_token(request.namespace, request.task_token)
+        details = request.details if request.HasField("details") else None
+        await self._end(slot, token, history.cancel_activity, details, identity=request.identity)
+        return m.RespondActivityTaskCanceledResponse()
+
+    async def respond_activity_task_canceled_by_id(
+        self, request: m.RespondActivityTaskCanceledByIdRequest
+    ) -> m.RespondActivityTaskCanceledByIdResponse:
+        """Raises RpcError NOT_FOUND, INVALID_ARGUMENT."""
+        slot, token = await self._by_id(request.namespace, request.workflow_id, request.run_id, request.activity_id)
+        details = request.details if request.HasField("details") else None
+        await self._end(slot, token, history.cancel_activity, details, identity=request.identity)
+        return m.RespondActivityTaskCanceledByIdResponse()
+
+    # -- heartbeats ------------------------------------------------------------------------------------------------
+
+    async def record_activity_task_heartbeat(
+        self, request: m.RecordActivityTaskHeartbeatRequest
+    ) -> m.RecordActivityTaskHeartbeatResponse:
+        """Raises RpcError NOT_FOUND (stale: counts as cancelled), INVALID_ARGUMENT (token)."""
+        slot, token = await self._by_token(request.namespace, request.task_token)
+        details = request.details if request.HasField("details") else None
+        wanted = await self._heartbeat(slot, token, details, request.identity)
+        return m.RecordActivityTaskHeartbeatResponse(cancel_requested=wanted)
+
+    async def record_activity_task_heartbeat_by_id(
+        self, request: m.RecordActivityTaskHeartbeatByIdRequest
+    ) -> m.RecordActivityTaskHeartbeatByIdResponse:
+        """Raises RpcError NOT_FOUND, INVALID_ARGUMENT."""
+        slot, token = await self._by_id(request.namespace, request.workflow_id, request.run_id, request.activity_id)
+        details = request.details if request.HasField("details") else None
+        wanted = await self._heartbeat(slot, token, details, request.identity)
+        return m.RecordActivityTaskHeartbeatByIdResponse(cancel_requested=wanted)
+
+    async def _heartbeat(self, slot: Slot, token: ActivityToken, details: m.Payloads | None, identity: str) -> bool:
+        """Record a heartbeat; returns whether the activity should be cancelled."""
+        event_id = token.scheduled_event_id
+
+        def decide(run: history.Run, *, now_ms: int) -> Transition:
+            return history.heartbeat_activity(run, event_id, token.attempt, details, identity=identity, now_ms=now_ms)
+
+        await self.transact(slot, decide)
+        self.shard.register(slot)
+        item = slot.run.state.items.get(event_id)
+        return isinstance(item, history.ActivityItem) and bool(item.cancel_requested_event_id)

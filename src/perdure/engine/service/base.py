@@ -1,0 +1,79 @@
+"""What all topics of the service share: the engine's parts, and the way from a decision to its reply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from perdure.api import RpcError, StatusCode
+from perdure.engine.history import Transition
+from perdure.engine.slot import Slot
+
+if TYPE_CHECKING:
+    from perdure.engine.engine import Engine
+
+__all__ = ["ServiceTopic", "invalid"]
+
+
+def invalid(message: str) -> RpcError:
+    """An INVALID_ARGUMENT error."""
+    return RpcError(StatusCode.INVALID_ARGUMENT, message)
+
+
+class ServiceTopic:
+    """One topic's handlers.
+
+    Args:
+        engine: started.
+        in_process: its callers share this process, so a workflow task may reach them before its commit.
+    """
+
+    def __init__(self, engine: Engine, *, in_process: bool) -> None:
+        self.engine = engine
+        self.in_process = in_process
+        self.shard = engine.shard
+        self.cache = self.shard.cache
+        self.matching = self.shard.matching
+        self.namespaces = self.shard.namespaces
+        self.clock = self.shard.clock
+        self.config = self.shard.config
+        self.limits = self.shard.limits
+        self.tokens = engine.tokens
+        self.reader = engine.reader
+        self.hand_out = engine.hand_out
+
+    def check(self, namespace: str) -> None:
+        """Every call begins here. Raises RpcError: the engine does not run; NOT_FOUND, no such namespace."""
+        self.engine.check_running()
+        if namespace not in self.namespaces.by_name:
+            self.namespaces.get(namespace)
+
+    async def transact(self, slot: Slot, decision: Callable[..., Transition], /, *args: Any, **kwargs: Any) -> None:
+        """Decide, apply and wait until the outcome is durable, also when it is a refusal.
+
+        Raises:
+            RpcError: what the decision raised or put into its transition; UNAVAILABLE, the commit failed.
+        """
+        shard = self.shard
+        try:
+            transition = decision(slot.run, *args, now_ms=shard.clock.now_ms(), **kwargs)
+        except RpcError:
+            await self.wait_durable(slot)
+            raise
+        shard.apply(slot, transition)
+        await self.wait_durable(slot)
+        if transition.error is not None:
+            raise transition.error
+
+    async def wait_durable(self, slot: Slot) -> None:
+        """Until everything the run has decided so far is durable."""
+        group = slot.group
+        if group is not None:
+            await group.durable()
+
+    def wait_s(self, timeout_s: float | None) -> float:
+        """How long a long poll may wait: a little less than its caller does."""
+        longest_s = self.config.poll_timeout_s
+        if timeout_s is None:
+            return longest_s
+        return max(0.0, min(longest_s, timeout_s - min(self.config.poll_margin_s, timeout_s / 10)))

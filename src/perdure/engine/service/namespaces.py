@@ -1,0 +1,63 @@
+"""What the service is, and its namespaces."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from perdure.api import messages as m
+from perdure.engine.namespaces import Namespace
+from perdure.engine.service.base import ServiceTopic
+
+__all__ = ["NamespaceTopic"]
+
+_PAGE = 1000
+_VERSION = version("perdure")
+
+
+class NamespaceTopic(ServiceTopic):
+    """GetSystemInfo and the namespace calls."""
+
+    async def get_system_info(self, request: m.GetSystemInfoRequest) -> m.GetSystemInfoResponse:
+        """What the SDK may rely on."""
+        self.engine.check_running()
+        response = m.GetSystemInfoResponse(server_version=_VERSION)
+        response.capabilities.signal_and_query_header = True
+        response.capabilities.internal_error_differentiation = True
+        response.capabilities.activity_failure_include_heartbeat = True
+        response.capabilities.encoded_failure_attributes = True
+        response.capabilities.sdk_metadata = True
+        response.capabilities.count_group_by_execution_status = True
+        return response
+
+    async def register_namespace(self, request: m.RegisterNamespaceRequest) -> m.RegisterNamespaceResponse:
+        """Raises RpcError INVALID_ARGUMENT, ALREADY_EXISTS."""
+        self.engine.check_running()
+        await self.engine.register_namespace(request)
+        return m.RegisterNamespaceResponse()
+
+    async def describe_namespace(self, request: m.DescribeNamespaceRequest) -> m.DescribeNamespaceResponse:
+        """Raises RpcError NOT_FOUND."""
+        self.engine.check_running()
+        if request.id and not request.namespace:
+            return self._describe(self.namespaces.get_by_id(request.id))
+        return self._describe(self.namespaces.get(request.namespace))
+
+    async def list_namespaces(self, request: m.ListNamespacesRequest) -> m.ListNamespacesResponse:
+        """In order of name."""
+        self.engine.check_running()
+        after = self.tokens.open_names_page(request.next_page_token) if request.next_page_token else ""
+        limit = min(request.page_size, _PAGE) if request.page_size > 0 else _PAGE
+        found = self.namespaces.after(after, limit + 1)
+        response = m.ListNamespacesResponse(namespaces=[self._describe(each) for each in found[:limit]])
+        if len(found) > limit:
+            response.next_page_token = self.tokens.names_page(found[limit - 1].name)
+        return response
+
+    def _describe(self, namespace: Namespace) -> m.DescribeNamespaceResponse:
+        described = m.DescribeNamespaceResponse()
+        described.CopyFrom(namespace.description)
+        described.namespace_info.capabilities.worker_poll_complete_on_shutdown = True
+        limits = described.namespace_info.limits
+        limits.blob_size_limit_error = self.limits.blob_bytes
+        limits.memo_size_limit_error = self.limits.memo_bytes
+        return described

@@ -1,0 +1,177 @@
+"""Workflow tasks: polling for them, completing them, failing them; and workers that leave."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from perdure.api import RpcError, StatusCode
+from perdure.api import messages as m
+from perdure.engine import history
+from perdure.engine.matching.queue import QueryTask, Task, TaskQueue, WorkflowTask
+from perdure.engine.queries import PendingQuery
+from perdure.engine.service.base import ServiceTopic, invalid
+from perdure.engine.slot import Slot
+
+__all__ = ["WorkflowTaskTopic"]
+
+_STICKY = m.TaskQueueKind.TASK_QUEUE_KIND_STICKY
+
+
+class WorkflowTaskTopic(ServiceTopic):
+    """The workflow half of a worker's calls."""
+
+    async def poll_workflow_task_queue(
+        self, request: m.PollWorkflowTaskQueueRequest, *, timeout_s: float | None = None
+    ) -> m.PollWorkflowTaskQueueResponse:
+        """Wait for a workflow task or a direct query; empty when none came in time.
+
+        Raises:
+            RpcError: NOT_FOUND (namespace), INVALID_ARGUMENT.
+        """
+        self.check(request.namespace)
+        name = request.task_queue.name
+        if not name:
+            raise invalid("the task queue has no name")
+        queue = self.matching.workflow_queue(request.namespace, name)
+        queue.last_poll_ms = self.clock.now_ms()
+        sticky = request.task_queue.kind == _STICKY
+        worker_key = request.worker_instance_key
+        until_s = 0.0
+        while not (worker_key and self.matching.is_shut(worker_key)):
+            task = queue.take()
+            if task is None:
+                until_s = until_s or self.clock.monotonic_s() + self.wait_s(timeout_s)
+                left_s = until_s - self.clock.monotonic_s()
+                if left_s <= 0:
+                    break
+                task = await queue.wait(left_s, request.identity, worker_key)
+                if task is None:
+                    break
+            response = await self._take_workflow_task(queue, task, request.identity, sticky)
+            if response is not None:
+                return response
+        self.engine.check_not_failed()
+        return m.PollWorkflowTaskQueueResponse()
+
+    async def _take_workflow_task(
+        self, queue: TaskQueue, task: Task, identity: str, sticky: bool
+    ) -> m.PollWorkflowTaskQueueResponse | None:
+        """Turn a backlog entry into a response; None when it no longer stands."""
+        try:
+            if isinstance(task, WorkflowTask):
+                return await self.hand_out.workflow_task(
+                    queue, task, sticky=sticky, identity=identity, durable_only=not self.in_process
+                )
+            assert isinstance(task, QueryTask), "workflow queues hold workflow tasks and queries"
+            return await self.hand_out.query(task, sticky=sticky)
+        except asyncio.CancelledError:
+            queue.put_back(task)
+            raise
+        except RpcError:
+            return None  # The run is gone or damaged; others wait in the queue.
+
+    def _held(self, namespace: str, token: bytes) -> Slot:
+        """The run whose workflow task the caller holds. Raises RpcError NOT_FOUND, INVALID_ARGUMENT."""
+        run_key, number = self._opened(namespace, token)
+        slot = self.cache.loaded.get(run_key)
+        if slot is None or slot.handout != number or slot.run.live.task is None:
+            raise RpcError(StatusCode.NOT_FOUND, "workflow task not found: it was completed, timed out, or taken over")
+        return slot
+
+    def _opened(self, namespace: str, token: bytes) -> tuple[int, int]:
+        is_query, run_key, number = self.tokens.open_task(namespace, token)
+        if is_query:
+            raise invalid("the token is that of a query task; answer it with RespondQueryTaskCompleted")
+        return run_key, number
+
+    async def respond_workflow_task_completed(
+        self, request: m.RespondWorkflowTaskCompletedRequest
+    ) -> m.RespondWorkflowTaskCompletedResponse:
+        """Carry out the commands of a workflow task.
+
+        Raises:
+            RpcError: NOT_FOUND, the token is stale; INVALID_ARGUMENT, bad commands or UnhandledCommand.
+        """
+        self.check(request.namespace)
+        shard = self.shard
+        slot = self._held(request.namespace, request.task_token)
+        transition = history.complete_workflow_task(
+            slot.run, request, limits=self.limits, new_id=shard.ids.new_id, now_ms=shard.clock.now_ms()
+        )
+        answered: list[PendingQuery] = []
+        if slot.queries and transition.error is None:
+            answered = self._answered(slot, request)
+        wants_next = request.return_new_workflow_task and transition.error is None
+        group = shard.apply(slot, transition, offer=not wants_next)
+        durable = group.durable()
+        if answered:
+            durable.add_done_callback(partial(_answer, answered, request))
+        response = m.RespondWorkflowTaskCompletedResponse()
+        if wants_next and history.workflow_task_ready(slot.run, shard.clock.now_ms()):
+            sticky = bool(slot.run.state.sticky_queue)
+            following = self.hand_out.start(slot, sticky=sticky, identity=request.identity)
+            response.workflow_task.CopyFrom(following)
+        await durable
+        if transition.error is not None:
+            raise transition.error
+        return response
+
+    def _answered(self, slot: Slot, request: m.RespondWorkflowTaskCompletedRequest) -> list[PendingQuery]:
+        """The queries that came with the task and have an answer; they wait for the commit alone."""
+        queries = slot.queries
+        assert queries is not None, "asked only when there are queries"
+        riders = queries.attached(slot.handout)
+        answered = [query for query in riders if str(query.number) in request.query_results]
+        for query in answered:
+            del queries.by_number[query.number]
+        return answered
+
+    async def respond_workflow_task_failed(
+        self, request: m.RespondWorkflowTaskFailedRequest
+    ) -> m.RespondWorkflowTaskFailedResponse:
+        """The worker could not carry out the task, or the query.
+
+        Raises:
+            RpcError: NOT_FOUND, the token is stale.
+        """
+        self.check(request.namespace)
+        slot = self._held(request.namespace, request.task_token)
+        await self.transact(slot, history.fail_workflow_task, request, limits=self.limits)
+        return m.RespondWorkflowTaskFailedResponse()
+
+    async def reset_sticky_task_queue(self, request: m.ResetStickyTaskQueueRequest) -> m.ResetStickyTaskQueueResponse:
+        """Take a run back from its sticky queue. Raises RpcError NOT_FOUND."""
+        self.check(request.namespace)
+        execution = request.execution
+        if not execution.workflow_id:
+            raise invalid("the workflow id is missing")
+        slot = await self.cache.find(request.namespace, execution.workflow_id, execution.run_id)
+        await self.transact(slot, history.expire_sticky)
+        return m.ResetStickyTaskQueueResponse()
+
+    async def shutdown_worker(self, request: m.ShutdownWorkerRequest) -> m.ShutdownWorkerResponse:
+        """A worker leaves: its polls are answered at once, and its sticky tasks go to the normal queue."""
+        self.check(request.namespace)
+        self.matching.shut_worker(
+            request.namespace,
+            worker_key=request.worker_instance_key,
+            sticky_queue=request.sticky_task_queue,
+            identity=request.identity,
+            queue=request.task_queue,
+        )
+        return m.ShutdownWorkerResponse()
+
+
+def _answer(
+    queries: list[PendingQuery], request: m.RespondWorkflowTaskCompletedRequest, durable: asyncio.Future[None]
+) -> None:
+    """The commit of the task that answered these queries has come to an end."""
+    error = durable.exception()
+    for query in queries:
+        if isinstance(error, RpcError):
+            query.fail(error)
+            continue
+        result = request.query_results[str(query.number)]
+        failure = result.failure if result.HasField("failure") else None
+        query.answer(result.result_type, result.answer, result.error_message, failure)

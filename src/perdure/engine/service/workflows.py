@@ -1,0 +1,155 @@
+"""Starting workflows and acting on them from outside: start, signal, cancel, terminate, describe."""
+
+from __future__ import annotations
+
+from perdure.api import RpcError, StatusCode
+from perdure.api import messages as m
+from perdure.engine import history
+from perdure.engine.service.base import ServiceTopic, invalid
+from perdure.engine.slot import Slot
+from perdure.engine.starts import Started, start_workflow
+
+__all__ = ["WorkflowTopic"]
+
+_RUNNING = m.WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING
+
+_STARTING = frozenset(field.name for field in m.StartWorkflowExecutionRequest.DESCRIPTOR.fields)
+_SHARED = tuple(
+    field.name for field in m.SignalWithStartWorkflowExecutionRequest.DESCRIPTOR.fields if field.name in _STARTING
+)
+"""Fields of signal-with-start that say how to start."""
+
+
+class WorkflowTopic(ServiceTopic):
+    """Calls of clients that change a workflow."""
+
+    async def start_workflow_execution(
+        self, request: m.StartWorkflowExecutionRequest
+    ) -> m.StartWorkflowExecutionResponse:
+        """Raises RpcError NOT_FOUND (namespace), ALREADY_EXISTS, INVALID_ARGUMENT."""
+        self.check(request.namespace)
+        _refuse_cron(request.cron_schedule)
+        started = await start_workflow(self.shard, self.namespaces.get(request.namespace), request)
+        await self._wait_started(started)
+        state = started.slot.run.state
+        return m.StartWorkflowExecutionResponse(
+            run_id=state.run_id,
+            first_execution_run_id=state.first_run_id or state.run_id,
+            started=started.is_new or state.start_request_id == request.request_id,
+            status=_RUNNING if started.is_new else m.WorkflowExecutionStatus.ValueType(state.status),
+        )
+
+    async def _wait_started(self, started: Started) -> None:
+        if started.group is not None:
+            await started.group.durable()
+
+    async def signal_with_start_workflow_execution(
+        self, request: m.SignalWithStartWorkflowExecutionRequest
+    ) -> m.SignalWithStartWorkflowExecutionResponse:
+        """Raises RpcError NOT_FOUND (namespace), ALREADY_EXISTS, INVALID_ARGUMENT."""
+        self.check(request.namespace)
+        _refuse_cron(request.cron_schedule)
+        if not request.signal_name:
+            raise invalid("the signal has no name")
+        signal = m.SignalWorkflowExecutionRequest(
+            namespace=request.namespace,
+            signal_name=request.signal_name,
+            identity=request.identity,
+            request_id=request.request_id,
+            control=request.control,
+        )
+        signal.workflow_execution.workflow_id = request.workflow_id
+        if request.HasField("signal_input"):
+            signal.input.CopyFrom(request.signal_input)
+        if request.HasField("header"):
+            signal.header.CopyFrom(request.header)
+        start = _start_request(request)
+        started = await start_workflow(self.shard, self.namespaces.get(request.namespace), start, signal=signal)
+        await self._wait_started(started)
+        state = started.slot.run.state
+        return m.SignalWithStartWorkflowExecutionResponse(run_id=state.run_id, started=started.is_new)
+
+    async def signal_workflow_execution(
+        self, request: m.SignalWorkflowExecutionRequest
+    ) -> m.SignalWorkflowExecutionResponse:
+        """Raises RpcError NOT_FOUND, INVALID_ARGUMENT."""
+        self.check(request.namespace)
+        if not request.signal_name:
+            raise invalid("the signal has no name")
+        slot = await self.find(request.namespace, request.workflow_execution)
+        await self.transact(slot, history.signal, request, limits=self.limits)
+        return m.SignalWorkflowExecutionResponse()
+
+    async def request_cancel_workflow_execution(
+        self, request: m.RequestCancelWorkflowExecutionRequest
+    ) -> m.RequestCancelWorkflowExecutionResponse:
+        """Raises RpcError NOT_FOUND."""
+        self.check(request.namespace)
+        slot = await self.find(request.namespace, request.workflow_execution)
+        _check_chain(slot, request.first_execution_run_id)
+        await self.transact(slot, history.request_cancel, request)
+        return m.RequestCancelWorkflowExecutionResponse()
+
+    async def terminate_workflow_execution(
+        self, request: m.TerminateWorkflowExecutionRequest
+    ) -> m.TerminateWorkflowExecutionResponse:
+        """Raises RpcError NOT_FOUND."""
+        self.check(request.namespace)
+        slot = await self.find(request.namespace, request.workflow_execution)
+        _check_chain(slot, request.first_execution_run_id)
+        await self.transact(
+            slot,
+            history.terminate,
+            reason=request.reason,
+            details=request.details if request.HasField("details") else None,
+            identity=request.identity,
+        )
+        return m.TerminateWorkflowExecutionResponse()
+
+    async def describe_workflow_execution(
+        self, request: m.DescribeWorkflowExecutionRequest
+    ) -> m.DescribeWorkflowExecutionResponse:
+        """Raises RpcError NOT_FOUND."""
+        self.check(request.namespace)
+        slot = await self.find(request.namespace, request.execution)
+        described = history.describe(slot.run, self.clock.now_ms())
+        await self.wait_durable(slot)
+        return described
+
+    async def find(self, namespace: str, execution: m.WorkflowExecution) -> Slot:
+        """The run a caller speaks of."""
+        if not execution.workflow_id:
+            raise invalid("the workflow id is missing")
+        return await self.cache.find(namespace, execution.workflow_id, execution.run_id)
+
+
+def _refuse_cron(schedule: str) -> None:
+    if schedule:
+        raise RpcError(
+            StatusCode.UNIMPLEMENTED, "cron schedules are not supported yet; use a workflow that sleeps and continues"
+        )
+
+
+def _check_chain(slot: Slot, first_run_id: str) -> None:
+    """A caller may insist on the chain it started."""
+    state = slot.run.state
+    if first_run_id and first_run_id != (state.first_run_id or state.run_id):
+        raise RpcError(
+            StatusCode.NOT_FOUND,
+            f"workflow {state.workflow_id!r} has no open run that began with run {first_run_id!r}",
+        )
+
+
+def _start_request(request: m.SignalWithStartWorkflowExecutionRequest) -> m.StartWorkflowExecutionRequest:
+    """The start half of a signal-with-start."""
+    start = m.StartWorkflowExecutionRequest()
+    for field, value in request.ListFields():
+        if field.name not in _SHARED:
+            continue
+        if field.message_type is None:
+            setattr(start, field.name, value)
+        elif field.is_repeated:
+            getattr(start, field.name).extend(value)
+        else:
+            getattr(start, field.name).CopyFrom(value)
+    return start

@@ -1,0 +1,577 @@
+"""The shard: the runs of this engine, their transitions, and what follows from them.
+
+Everything that changes a run comes through `apply`: a decision of ``engine.history`` has changed the run in memory
+and says in a `Transition` what must be written and what must happen. The shard enters the run into the accumulating
+commit group, offers its workflow task at once (the only thing that may leave before the commit), keeps activities
+and messages for after it, and registers the run's next deadline. No `await` stands between a decision and its
+`apply`, so transitions happen one at a time without a lock.
+
+As the committer's host it encodes groups, lets their consequences out when they are durable, and forgets the runs
+of groups that were lost. Lost runs are read again after a back-off and their tasks offered anew; activities that
+workers hold are remembered over that, so that an attempt in progress is not started twice by the same process.
+
+On start, runs that are hot (wake 0: tasks to hand out, messages to deliver) are loaded in pages and their tasks
+offered; the rest sleep in the store until their deadline or a caller wants them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from perdure.api import RpcError, StatusCode
+from perdure.api import messages as m
+from perdure.engine import history
+from perdure.engine.cache import RunCache
+from perdure.engine.commit import CommitFuture, Committer, Group
+from perdure.engine.history import Lineage, NextRun, Transition
+from perdure.engine.matching.queue import ActivityTask, Matching, QueryTask, WorkflowTask
+from perdure.engine.namespaces import Namespace, Namespaces
+from perdure.engine.outbox import Outbox
+from perdure.engine.slot import NEVER_MS, HeldActivity, Slot
+from perdure.engine.store.port import Batch, CurrentRow, HistoryRow, ItemRow, RunRow, Store, VisibilityRow
+from perdure.engine.timers import Timers
+
+if TYPE_CHECKING:
+    from perdure.engine.clock import Clock
+    from perdure.engine.config import EngineConfig
+    from perdure.engine.ids import Ids
+
+__all__ = ["Shard"]
+
+_LAST_KEY = "last_run_key"
+_LATER_MS = 60_000
+"""When a closed run that cannot be erased yet is looked at again."""
+
+
+class Shard:
+    """The runs of an engine.
+
+    Args:
+        store: open already.
+        on_failed: called once when nothing can be written any more.
+        on_settled: called whenever something has come to rest, so that idleness may be looked at.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Clock,
+        ids: Ids,
+        config: EngineConfig,
+        on_failed: Callable[[RpcError], None],
+        on_settled: Callable[[], None],
+    ) -> None:
+        self.store = store
+        self.clock = clock
+        self.ids = ids
+        self.config = config
+        self.limits = config.limits
+        self.namespaces = Namespaces()
+        self.matching = Matching(clock, self._sticky_expired, on_settled, config.max_queues)
+        self.cache = RunCache(
+            store,
+            limit_bytes=config.cache_bytes,
+            quarantine_kept=config.quarantine_kept,
+            on_loaded=self._loaded,
+            on_evicted=self._evicted,
+        )
+        self.committer = Committer(store, self, config.linger_turns)
+        self.timers = Timers(clock, self._ring, config.near_horizon_ms)
+        self.outbox = Outbox(self)
+        self.watchers: dict[int, list[asyncio.Future[None]]] = {}
+        """Who waits for new durable events, by run key."""
+        self.next_number = int.from_bytes(ids.new_bytes(7), "big")
+        """Of hand-outs and queries: starts at random, so that numbers of an earlier engine never match."""
+        self._on_failed = on_failed
+        self._on_settled = on_settled
+        self._last_key = 0
+        self._orphans: dict[int, list[HeldActivity]] = {}
+        self._lost: set[int] = set()
+        self._retry_ms = config.retry_ms
+        self._background: set[asyncio.Task[None]] = set()
+        self._stopped = False
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin committing, and find what an earlier engine left unfinished."""
+        stored = await self.store.load_meta(_LAST_KEY)
+        self._last_key = max(await self.store.max_run_key(), int(stored or b"0"))
+        self.committer.start()
+        self.outbox.start()
+        old_ms, new_ms = self.timers.move_horizon(self.clock.now_ms(), [])
+        self.spawn(self._resume(max(old_ms, 0), new_ms))
+
+    async def _resume(self, old_ms: int, new_ms: int) -> None:
+        """Load the hot runs in pages, then read the near horizon."""
+        page = self.config.scan_page
+        after: tuple[int, int] | None = None
+        while not self._stopped:
+            rows = await self.store.due_runs(0, after, page)
+            for _, key in rows:
+                await self._revive(key)
+            if len(rows) < page:
+                break
+            after = rows[-1]
+        await self._scan(old_ms, new_ms)
+
+    async def _scan(self, old_ms: int, new_ms: int) -> None:
+        await self.timers.scan(
+            self.store.due_runs, old_ms, new_ms, self.config.scan_page, self.cache.loaded.__contains__
+        )
+
+    async def stop(self) -> None:
+        """Commit what has accumulated, then rest."""
+        self._stopped = True
+        self.timers.close()
+        await self.outbox.stop()
+        for task in list(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.committer.stop()
+        self.matching.close()
+        for slot in list(self.cache.loaded.values()):
+            if slot.queries:
+                slot.queries.fail_all(RpcError(StatusCode.UNAVAILABLE, "the engine has stopped; open it again"))
+        for key in list(self.watchers):
+            self._notify(key)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something in the background; a refusal (RpcError) ends it quietly, a defect stops the engine."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background_done)
+
+    def _background_done(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, RpcError):
+            failure = RpcError(StatusCode.INTERNAL, f"the engine stopped: {error!r}")
+            failure.__cause__ = error
+            self.fail(failure)
+        self._on_settled()
+
+    @property
+    def busy(self) -> bool:
+        """Something is on its way that needs nobody outside."""
+        return bool(
+            self.committer.busy
+            or self._background
+            or self._lost
+            or self.outbox.busy
+            or self.cache.busy
+            or self.matching.has_match()
+            or self.timers.has_due(self.clock.now_ms())
+        )
+
+    # -- transitions -----------------------------------------------------------------------------------------------
+
+    def apply(self, slot: Slot, transition: Transition, *, offer: bool = True) -> Group:
+        """Take over what a decision brought about. Await the group's `durable()` before anything leaves.
+
+        Args:
+            offer: False to keep the workflow task back; the caller hands it out itself.
+        """
+        group = self.committer.group
+        if transition.changed:
+            if slot.group is not group:
+                slot.group = group
+                slot.groups += 1
+                group.slots.append(slot)
+            if transition.frames:
+                slot.pending += transition.frames
+            if transition.visibility:
+                slot.visibility = True
+            if transition.activities:
+                group.activities.append((slot, transition.activities))
+            if transition.messages:
+                group.messages.append((slot, transition.messages))
+            if transition.next_run is not None:
+                self._start_next(slot, transition.next_run)
+            if transition.workflow_task and offer:
+                self.offer_workflow_task(slot)
+            self.committer.touch()
+            self.register(slot)
+        elif slot.group is not None:
+            group = slot.group
+        if slot.queries:
+            self.settle_queries(slot)
+        return group
+
+    def durable(self, slot: Slot) -> CommitFuture | None:
+        """What to await so that everything the run has decided is durable; None when it is."""
+        return None if slot.group is None else slot.group.durable()
+
+    def create(
+        self,
+        namespace: Namespace,
+        request: m.StartWorkflowExecutionRequest,
+        *,
+        lineage: Lineage | None = None,
+        signal: m.SignalWorkflowExecutionRequest | None = None,
+        run_id: str = "",
+    ) -> tuple[Slot, Group]:
+        """Start a run. Raises what `history.start_run` raises, having changed nothing."""
+        key = self._last_key + 1
+        transition = history.start_run(
+            run_key=key,
+            run_id=run_id or self.ids.new_id(),
+            request=request,
+            lineage=lineage or _NO_LINEAGE,
+            signal=signal,
+            limits=self.limits,
+            retention_ms=namespace.retention_ms,
+            now_ms=self.clock.now_ms(),
+        )
+        self._last_key = key
+        slot = Slot(transition.run, fresh=True, encoded_bytes=1000)
+        self.cache.add_new(slot)
+        return slot, self.apply(slot, transition)
+
+    def _start_next(self, slot: Slot, following: NextRun) -> None:
+        namespace = self.namespaces.get(slot.run.state.namespace)
+        self.create(namespace, following.request, lineage=following.lineage, run_id=following.run_id)
+
+    def number(self) -> int:
+        """A fresh number for a hand-out or a query."""
+        self.next_number += 1
+        return self.next_number
+
+    def register(self, slot: Slot) -> None:
+        """Note the run's next deadline."""
+        run = slot.run
+        if run.is_open:
+            due_ms = history.next_deadline_ms(run)
+        else:
+            due_ms = run.state.retain_until_ms if self.config.erase_closed else None
+        if due_ms is not None and due_ms < slot.due_ms:
+            self.timers.register(slot, due_ms)
+
+    # -- tasks -----------------------------------------------------------------------------------------------------
+
+    def offer_workflow_task(self, slot: Slot) -> None:
+        """Bring the run's workflow task to its queue, the sticky one while its worker is there."""
+        run = slot.run
+        state = run.state
+        now_ms = self.clock.now_ms()
+        if not history.workflow_task_ready(run, now_ms):
+            return
+        matching = self.matching
+        if state.sticky_queue:
+            queue = matching.workflow.get((state.namespace, state.sticky_queue))
+            if queue is not None and queue.is_alive(now_ms, self.config.sticky_alive_ms):
+                timeout_ms = state.sticky_timeout_ms or self.config.sticky_timeout_ms
+                queue.offer_sticky(WorkflowTask(slot.key, state.task_scheduled_event_id, now_ms + timeout_ms))
+                return
+            history.expire_sticky(run, now_ms=now_ms)
+        matching.workflow_queue(state.namespace, state.task_queue).offer(
+            WorkflowTask(slot.key, state.task_scheduled_event_id)
+        )
+
+    def offer_query(self, slot: Slot, task: QueryTask) -> None:
+        """Bring a direct query to the run's queue."""
+        state = slot.run.state
+        now_ms = self.clock.now_ms()
+        if state.sticky_queue and not task.expires_ms:
+            queue = self.matching.workflow.get((state.namespace, state.sticky_queue))
+            if queue is not None and queue.is_alive(now_ms, self.config.sticky_alive_ms):
+                timeout_ms = state.sticky_timeout_ms or self.config.sticky_timeout_ms
+                queue.offer_sticky(QueryTask(task.query, now_ms + timeout_ms))
+                return
+        self.matching.workflow_queue(state.namespace, state.task_queue).offer(QueryTask(task.query))
+
+    def settle_queries(self, slot: Slot) -> None:
+        """After a transition: send queries directly, or keep them for the next task."""
+        if slot.queries:
+            for query in slot.queries.settle(slot.run, slot.handout):
+                self.offer_query(slot, QueryTask(query))
+
+    def _sticky_expired(self, task: WorkflowTask | QueryTask) -> None:
+        """A task has waited too long for the worker that holds the run's cache."""
+        key = task.run_key if isinstance(task, WorkflowTask) else task.query.run_key
+        slot = self.cache.loaded.get(key)
+        if slot is None:
+            if isinstance(task, WorkflowTask):
+                self.spawn(self._expire_loaded(task))
+        elif isinstance(task, QueryTask):
+            if not task.query.done:
+                self.offer_query(slot, task)
+        elif self.is_current(slot, task):
+            self.apply(slot, history.expire_sticky(slot.run, now_ms=self.clock.now_ms()))
+
+    async def _expire_loaded(self, task: WorkflowTask) -> None:
+        await self.cache.get(task.run_key)
+        self._sticky_expired(task)
+
+    def is_current(self, slot: Slot, task: WorkflowTask) -> bool:
+        """Whether a backlog entry still stands."""
+        return slot.run.state.task_scheduled_event_id == task.scheduled_event_id and history.workflow_task_ready(
+            slot.run, self.clock.now_ms()
+        )
+
+    def offer_activities(self, slot: Slot, event_ids: list[int]) -> None:
+        """Bring activities to their queues."""
+        state = slot.run.state
+        items = state.items
+        for event_id in event_ids:
+            item = items.get(event_id)
+            if isinstance(item, history.ActivityItem):
+                queue = self.matching.activity_queue(state.namespace, item.task_queue)
+                queue.offer(ActivityTask(slot.key, event_id, item.attempt))
+
+    async def _revive(self, run_key: int) -> None:
+        """Load a run and bring everything it has to hand out or deliver on its way."""
+        try:
+            slot = await self.cache.get(run_key)
+        except RpcError:
+            return  # Erased meanwhile, or quarantined, which its callers will be told.
+        self.offer_workflow_task(slot)
+        waiting = history.dispatchable_activities(slot.run, self.clock.now_ms())
+        if waiting:
+            if slot.group is not None:
+                slot.group.activities.append((slot, waiting))
+            else:
+                self.offer_activities(slot, waiting)
+        undelivered = list(slot.run.state.outbox)
+        if undelivered:
+            if slot.group is not None:
+                slot.group.messages.append((slot, undelivered))
+            else:
+                self.outbox.add(slot, undelivered)
+
+    # -- time ------------------------------------------------------------------------------------------------------
+
+    def _ring(self) -> None:
+        """Something is due: wake a slice of runs, and come back for the rest."""
+        if self._stopped:
+            return
+        timers = self.timers
+        now_ms = self.clock.now_ms()
+        if timers.horizon_passed(now_ms):
+            old_ms, new_ms = timers.move_horizon(now_ms, list(self.cache.loaded.values()))
+            self.spawn(self._scan(old_ms, new_ms))
+        cold: list[int] = []
+        for key in timers.pop_due(now_ms, self.config.fire_slice):
+            slot = self.cache.loaded.get(key)
+            if slot is None:
+                if key not in self._lost:
+                    cold.append(key)
+            else:
+                self._wake(slot, now_ms)
+        if cold:
+            self.spawn(self._wake_cold(cold))
+        if timers.has_due(now_ms):
+            asyncio.get_running_loop().call_soon(self._ring)
+        else:
+            timers.arm()
+        self._on_settled()
+
+    async def _wake_cold(self, keys: list[int]) -> None:
+        for key in keys:
+            try:
+                slot = await self.cache.get(key)
+            except RpcError:
+                continue  # Erased or quarantined: nothing to wake.
+            self._wake(slot, self.clock.now_ms())
+
+    def _wake(self, slot: Slot, now_ms: int) -> None:
+        """Let the run fire what is due, then note its next deadline."""
+        slot.due_ms = NEVER_MS
+        run = slot.run
+        if run.is_open:
+            transition = history.wake(run, limits=self.limits, new_id=self.ids.new_id, now_ms=now_ms)
+            if transition.changed:
+                self.apply(slot, transition)
+        elif self.config.erase_closed and run.state.retain_until_ms <= now_ms:
+            if not slot.held:
+                self._erase(slot)
+                return
+            self.timers.register(slot, now_ms + _LATER_MS)
+            return
+        self.register(slot)
+        assert slot.due_ms > now_ms, "what was due has been fired"
+
+    def _erase(self, slot: Slot) -> None:
+        """The retention of a closed run is over."""
+        group = self.committer.group
+        group.erased.append(slot.key)
+        group.metas.append((_LAST_KEY, str(self._last_key).encode()))
+        self.cache.drop(slot)
+        self.cache.erasing.add(slot.key)
+        self.committer.touch()
+
+    def next_deadline_ms(self) -> int | None:
+        """The earliest deadline that is not stale, as far as memory knows."""
+        timers = self.timers
+        while (first := timers.first()) is not None:
+            slot = self.cache.loaded.get(first[1])
+            if slot is None or slot.due_ms > first[0]:
+                if slot is None:
+                    break
+                timers.drop_first()
+                continue
+            slot.due_ms = NEVER_MS
+            self.register(slot)
+            if slot.due_ms <= first[0]:
+                break
+            timers.drop_first()
+        timers.arm()
+        next_ms = timers.next_ms()
+        return None if next_ms == NEVER_MS else next_ms
+
+    # -- loading and leaving ---------------------------------------------------------------------------------------
+
+    def _loaded(self, slot: Slot) -> None:
+        """A run has been read: nobody holds its workflow task; its activities perhaps."""
+        now_ms = self.clock.now_ms()
+        for held in self._orphans.pop(slot.key, ()):
+            _hold_again(slot, held)
+        if slot.key in self._lost:
+            # Workers may know more of a lost run than is true: they get its whole history.
+            history.expire_sticky(slot.run, now_ms=now_ms)
+        transition = history.flush_buffered(slot.run, now_ms=now_ms)
+        if transition.changed:
+            self.apply(slot, transition, offer=False)
+        self.register(slot)
+
+    def _evicted(self, slot: Slot) -> None:
+        """A cold run leaves; its deadlines must not. The row of a hot run tells none, so they stay here."""
+        if slot.due_ms > self.timers.horizon_ms and slot.due_ms != NEVER_MS and history.hot(slot.run):
+            self.timers.keep(slot.due_ms, slot.key)
+
+    # -- the committer's host --------------------------------------------------------------------------------------
+
+    def encode_group(self, group: Group) -> Batch:
+        """The group's rows, from the present state of its runs."""
+        batch = Batch()
+        for slot in group.slots:
+            self._encode(slot, batch)
+        batch.run_deletes += group.erased
+        batch.namespaces += group.namespaces
+        batch.metas += group.metas
+        return batch
+
+    def _encode(self, slot: Slot, batch: Batch) -> None:
+        run = slot.run
+        key = slot.key
+        state = run.state
+        frames = slot.pending
+        if frames:
+            assert slot.row_event_id + len(frames) == state.next_event_id, "history must be contiguous"
+            batch.histories.append(HistoryRow(key, slot.row_event_id, b"".join(frames)))
+            slot.row_event_id += len(frames)
+            slot.pending = []
+        slot.writing = frames
+        encoded = history.encode(run)
+        wake_ms = history.wake_at_ms(run)
+        if not run.is_open and not state.outbox and not self.config.erase_closed:
+            wake_ms = None
+        batch.runs.append(RunRow(key, state.run_id, wake_ms, encoded.state))
+        for event_id, data in encoded.items:
+            batch.items.append(ItemRow(key, event_id, data))
+        for event_id in encoded.item_deletes:
+            batch.item_deletes.append((key, event_id))
+        if slot.fresh:
+            slot.fresh = False
+            if self.cache.current.get((state.namespace, state.workflow_id)) == key:
+                batch.currents.append(CurrentRow(state.namespace, state.workflow_id, key))
+        if slot.visibility:
+            slot.visibility = False
+            batch.visibility.append(VisibilityRow(*history.visibility_row(run)))
+        slot.measure(len(encoded.state))
+
+    def release_group(self, group: Group) -> None:
+        """The group is durable: let its consequences out."""
+        self._retry_ms = self.config.retry_ms
+        watchers = self.watchers
+        for slot in group.slots:
+            slot.durable_event_id += len(slot.writing)
+            slot.writing = []
+            slot.groups -= 1
+            if slot.group is group:
+                slot.group = None
+                if slot.settled:
+                    slot.settled.clear()
+            if watchers and slot.key in watchers:
+                self._notify(slot.key)
+        for slot, event_ids in group.activities:
+            if not slot.gone:
+                self.offer_activities(slot, event_ids)
+        for slot, messages in group.messages:
+            if not slot.gone:
+                self.outbox.add(slot, messages)
+        if group.erased:
+            self.cache.erasing.difference_update(group.erased)
+        cool = self.cache.cool
+        for slot in group.slots:
+            cool(slot)
+        self._on_settled()
+
+    def _notify(self, run_key: int) -> None:
+        for watcher in self.watchers.pop(run_key, ()):
+            if not watcher.done():
+                watcher.set_result(None)
+
+    def lose_groups(self, groups: list[Group], error: RpcError) -> None:
+        """The groups are lost: forget their runs, and read them again when the store may have recovered."""
+        for group in groups:
+            for slot in group.slots:
+                if not slot.gone:
+                    self._lose(slot, error)
+            for row in group.namespaces:
+                self.namespaces.by_name.pop(row[0], None)
+            self.cache.erasing.difference_update(group.erased)
+            self._lost.update(group.erased)
+        self.clock.call_later(self._retry_ms / 1000, self._recover)
+        self._retry_ms = min(self._retry_ms * 2, self.config.retry_max_ms)
+
+    def _lose(self, slot: Slot, error: RpcError) -> None:
+        held = [*slot.settled]
+        for event_id, live in slot.run.live.activities.items():
+            item = slot.run.state.items.get(event_id)
+            if isinstance(item, history.ActivityItem):
+                held.append(HeldActivity(event_id, item.attempt, live))
+        if held:
+            self._orphans[slot.key] = held
+        if slot.queries:
+            slot.queries.fail_all(error)
+        self.cache.drop(slot)
+        self._lost.add(slot.key)
+        self._notify(slot.key)
+
+    def _recover(self) -> None:
+        if self.committer.failure is None and not self._stopped:
+            self.spawn(self._read_again())
+
+    async def _read_again(self) -> None:
+        """Bring lost runs back."""
+        for key in list(self._lost):
+            await self._revive(key)
+            self._orphans.pop(key, None)
+            self._lost.discard(key)
+
+    def fail(self, error: RpcError) -> None:
+        """Nothing can be written any more: every poll and wait ends."""
+        if self.committer.failure is None:
+            self.committer.abandon(error)
+        self.timers.close()
+        self._lost.clear()
+        self.matching.close()
+        for key in list(self.watchers):
+            self._notify(key)
+        self._on_failed(error)
+
+
+_NO_LINEAGE = Lineage()
+
+
+def _hold_again(slot: Slot, held: HeldActivity) -> None:
+    """A worker of this process still runs the attempt: it must not be handed out beside it."""
+    item = slot.run.state.items.get(held.scheduled_event_id)
+    if isinstance(item, history.ActivityItem) and item.attempt == held.attempt:
+        live = held.live
+        history.start_activity(slot.run, held.scheduled_event_id, identity=live.identity, now_ms=live.started_at_ms)
+        slot.run.live.activities[held.scheduled_event_id].last_heartbeat_at_ms = live.last_heartbeat_at_ms

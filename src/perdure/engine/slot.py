@@ -1,0 +1,97 @@
+"""A loaded run and what the shard knows of it besides: what is not durable yet, and who waits.
+
+A slot is *held* while losing it would lose something: it has changes that are not durable, a task of it is handed
+out, or queries wait for it. Only slots that are not held may leave memory. A slot that has left is `gone`: whoever
+kept a reference over an `await` looks it up again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from perdure.engine.history import ActivityLive, Run
+
+if TYPE_CHECKING:
+    from perdure.engine.commit import Group
+    from perdure.engine.queries import RunQueries
+
+__all__ = ["NEVER_MS", "HeldActivity", "Slot"]
+
+NEVER_MS = 1 << 62
+_BASE_BYTES = 3000
+"""What a loaded run costs besides its encoded state, about."""
+
+
+class HeldActivity(NamedTuple):
+    """An attempt that a worker holds, as remembered when its run has to be read again."""
+
+    scheduled_event_id: int
+    attempt: int
+    live: ActivityLive
+
+
+class Slot:
+    """One loaded run."""
+
+    __slots__ = (
+        "due_ms",
+        "durable_event_id",
+        "fresh",
+        "gone",
+        "group",
+        "groups",
+        "handout",
+        "key",
+        "pending",
+        "queries",
+        "row_event_id",
+        "run",
+        "settled",
+        "size",
+        "visibility",
+        "writing",
+    )
+
+    def __init__(self, run: Run, *, fresh: bool, encoded_bytes: int) -> None:
+        self.run = run
+        self.key = run.key
+        self.fresh = fresh
+        """Not in the store yet."""
+        self.row_event_id = 1 if fresh else run.state.next_event_id
+        """First event id of the next history row."""
+        self.durable_event_id = self.row_event_id - 1
+        """The last event whose commit has been answered; later ones are shown to nobody outside."""
+        self.writing: list[bytes] = []
+        """Frames of the commit in flight."""
+        self.pending: list[bytes] = []
+        """Frames of the accumulating group."""
+        self.visibility = False
+        """Its visibility row is due."""
+        self.group: Group | None = None
+        """The latest group with changes of it that is not durable yet."""
+        self.groups = 0
+        """How many such groups there are."""
+        self.due_ms = NEVER_MS
+        """The deadline registered with the shard's timers."""
+        self.handout = 0
+        """Number of the workflow task handed out last; 0 before the first."""
+        self.settled: list[HeldActivity] = []
+        """Hand-outs of activities that ended in a group which is not durable yet."""
+        self.queries: RunQueries | None = None
+        self.size = _BASE_BYTES + encoded_bytes
+        """Estimate of its memory, in bytes."""
+        self.gone = False
+
+    @property
+    def held(self) -> bool:
+        """It must stay in memory."""
+        live = self.run.live
+        return bool(self.groups or live.task is not None or live.activities or self.queries or self.run.state.outbox)
+
+    def uncommitted(self) -> list[bytes]:
+        """Frames after `durable_event_id`, in order."""
+        return self.writing + self.pending
+
+    def measure(self, encoded_bytes: int) -> None:
+        """Note the size of the encoded state."""
+        self.size = _BASE_BYTES + 2 * encoded_bytes + sum(map(len, self.run.live.frames))

@@ -1,0 +1,160 @@
+"""Starting runs: which run of a workflow id there may be, and who gets an answer instead of a new one.
+
+At most one run of a (namespace, workflow id) is open. What happens when there is one already, or was one, is decided
+here and nowhere else, for clients, for signal-with-start and for children:
+
+    current run   condition                                outcome
+    none          –                                        start
+    any           same request id                          answer with that run
+    open          conflict policy use-existing             answer with that run (signal it)
+    open          conflict policy terminate-existing       start, and terminate it in the same commit
+    open          otherwise                                ALREADY_EXISTS
+    closed        reuse policy reject-duplicate            ALREADY_EXISTS
+    closed        failed-only, and it completed            ALREADY_EXISTS
+    closed        otherwise                                start
+
+No `await` lies between looking at the current run and starting the new one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from perdure.api import RpcError, StatusCode
+from perdure.api import messages as m
+from perdure.engine import history
+from perdure.engine.commit import Group
+from perdure.engine.history import Lineage
+from perdure.engine.namespaces import Namespace
+from perdure.engine.slot import Slot
+
+if TYPE_CHECKING:
+    from perdure.engine.shard import Shard
+
+__all__ = ["Started", "start_workflow"]
+
+_Reuse = m.WorkflowIdReusePolicy
+_Conflict = m.WorkflowIdConflictPolicy
+_Status = m.WorkflowExecutionStatus
+
+_NOT_SUCCESSFUL = frozenset(
+    (
+        _Status.WORKFLOW_EXECUTION_STATUS_FAILED,
+        _Status.WORKFLOW_EXECUTION_STATUS_CANCELED,
+        _Status.WORKFLOW_EXECUTION_STATUS_TERMINATED,
+        _Status.WORKFLOW_EXECUTION_STATUS_TIMED_OUT,
+    )
+)
+
+
+class Started(NamedTuple):
+    """The run that answers a start."""
+
+    slot: Slot
+    is_new: bool
+    """False: it was there already."""
+    group: Group | None
+    """What to await before answering; None when everything is durable."""
+
+
+async def start_workflow(
+    shard: Shard,
+    namespace: Namespace,
+    request: m.StartWorkflowExecutionRequest,
+    *,
+    lineage: Lineage | None = None,
+    signal: m.SignalWorkflowExecutionRequest | None = None,
+) -> Started:
+    """Start a run, or find the one that answers the request.
+
+    Args:
+        signal: signal-with-start: recorded in whichever run answers.
+
+    Raises:
+        RpcError: ALREADY_EXISTS with ``WorkflowExecutionAlreadyStartedFailure``; INVALID_ARGUMENT.
+    """
+    conflict = _conflict_policy(request, with_signal=signal is not None)
+    while True:
+        existing = await shard.cache.find_current(namespace.name, request.workflow_id)
+        if existing is None:
+            break
+        state = existing.run.state
+        if request.request_id and state.start_request_id == request.request_id:
+            return _answer_with(shard, existing, signal)
+        if existing.run.is_open:
+            if conflict == _Conflict.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING:
+                return _answer_with(shard, existing, signal)
+            refusal = None
+            if conflict != _Conflict.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING:
+                refusal = "is already running"
+        else:
+            refusal = _reuse_refusal(request.workflow_id_reuse_policy, state.status)
+        if refusal is None:
+            break
+        pending = shard.durable(existing)
+        if pending is None:
+            raise RpcError(
+                StatusCode.ALREADY_EXISTS,
+                f"workflow {request.workflow_id!r} {refusal} (run {state.run_id})",
+                m.WorkflowExecutionAlreadyStartedFailure(
+                    start_request_id=state.start_request_id,
+                    run_id=state.run_id,
+                    first_execution_run_id=state.first_run_id,
+                ),
+            )
+        await pending
+    slot, group = shard.create(namespace, request, lineage=lineage, signal=signal)
+    if existing is not None and existing.run.is_open:
+        ending = history.terminate(
+            existing.run,
+            reason="terminated to start a new run of the workflow id",
+            details=None,
+            identity=request.identity,
+            now_ms=shard.clock.now_ms(),
+        )
+        shard.apply(existing, ending)
+    return Started(slot, True, group)
+
+
+def _answer_with(shard: Shard, slot: Slot, signal: m.SignalWorkflowExecutionRequest | None) -> Started:
+    if signal is not None and slot.run.is_open:
+        transition = history.signal(slot.run, signal, limits=shard.limits, now_ms=shard.clock.now_ms())
+        shard.apply(slot, transition)
+    return Started(slot, False, slot.group)
+
+
+def _reuse_refusal(policy: int, status: int) -> str | None:
+    """Why a closed run stands in the way of a new one, or None."""
+    if policy == _Reuse.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE:
+        return "has been used already, and the id reuse policy rejects duplicates"
+    if policy == _Reuse.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE_FAILED_ONLY and status not in _NOT_SUCCESSFUL:
+        return "has completed already, and the id reuse policy allows a new run only after a failed one"
+    return None
+
+
+def _conflict_policy(request: m.StartWorkflowExecutionRequest, *, with_signal: bool) -> int:
+    """The policy for an open run, with the defaults filled in."""
+    conflict = request.workflow_id_conflict_policy
+    reuse = request.workflow_id_reuse_policy
+    if reuse == _Reuse.WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING:
+        if conflict != _Conflict.WORKFLOW_ID_CONFLICT_POLICY_UNSPECIFIED:
+            raise _invalid("the id reuse policy terminate-if-running can't be combined with a conflict policy")
+        return _Conflict.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING
+    if conflict == _Conflict.WORKFLOW_ID_CONFLICT_POLICY_UNSPECIFIED:
+        if with_signal:
+            return _Conflict.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING
+        return _Conflict.WORKFLOW_ID_CONFLICT_POLICY_FAIL
+    if conflict == _Conflict.WORKFLOW_ID_CONFLICT_POLICY_FAIL and with_signal:
+        raise _invalid("the conflict policy fail has no meaning for signal-with-start")
+    if (
+        conflict == _Conflict.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING
+        and reuse == _Reuse.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE
+    ):
+        raise _invalid("the conflict policy terminate-existing contradicts the reuse policy reject-duplicate")
+    if conflict not in _Conflict.values() or reuse not in _Reuse.values():
+        raise _invalid("unknown workflow id reuse or conflict policy")
+    return conflict
+
+
+def _invalid(message: str) -> RpcError:
+    return RpcError(StatusCode.INVALID_ARGUMENT, message)

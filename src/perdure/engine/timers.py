@@ -1,0 +1,152 @@
+"""When runs must be woken: a heap of what is due soon, and one alarm.
+
+The heap holds (due_ms, run_key) up to `horizon_ms`; beyond it deadlines lie in the store alone (each run's row says
+when it must be woken), so a hundred thousand sleepers cost no memory. `far_ms` is a lower bound on the earliest
+deadline beyond the horizon. One `call_at` is armed for the earlier of the two: nothing is polled, and an idle engine
+does nothing at all.
+
+When the far bound comes up, the horizon moves: rows that are due by the new horizon are read in pages and enter the
+heap, as do loaded runs, whose hand-outs may have deadlines no row knows of; then the next far bound is looked up.
+
+Entries are hints. Whoever is woken asks the run what is due, so a stale entry costs a look and nothing else, and a
+clock that jumps fires each timer once. Invariant: every deadline of a run in memory is registered in its slot
+(`due_ms` no later than it), and a registered deadline is in the heap or beyond the horizon and not before `far_ms`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from perdure.engine.slot import NEVER_MS, Slot
+
+if TYPE_CHECKING:
+    from perdure.engine.clock import Clock, Handle
+
+__all__ = ["DueScan", "Timers"]
+
+DueScan = Callable[[int, tuple[int, int] | None, int], Awaitable[list[tuple[int, int]]]]
+"""`Store.due_runs`."""
+
+_AFTER_ALL = NEVER_MS
+"""A run key after every other."""
+
+
+class Timers:
+    """The deadlines of a shard.
+
+    Args:
+        clock: tells the time and rings the alarm.
+        on_alarm: called when something is due (`pop_due`) or the horizon must move (`horizon_passed`).
+        near_horizon_ms: how far ahead the heap reaches.
+    """
+
+    def __init__(self, clock: Clock, on_alarm: Callable[[], None], near_horizon_ms: int) -> None:
+        self.horizon_ms = -1
+        self.far_ms = NEVER_MS
+        self._clock = clock
+        self._on_alarm = on_alarm
+        self._near_horizon_ms = near_horizon_ms
+        self._heap: list[tuple[int, int]] = []
+        self._alarm: Handle | None = None
+        self._alarm_ms = NEVER_MS
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def register(self, slot: Slot, due_ms: int | None) -> None:
+        """Note a loaded run's earliest deadline; cheap when it is not earlier than what is known."""
+        if due_ms is not None and due_ms < slot.due_ms:
+            slot.due_ms = due_ms
+            if due_ms <= self.horizon_ms:
+                heapq.heappush(self._heap, (due_ms, slot.key))
+            elif due_ms < self.far_ms:
+                self.far_ms = due_ms
+            if due_ms < self._alarm_ms:
+                self.arm()
+
+    def keep(self, due_ms: int, run_key: int) -> None:
+        """Hold a deadline that no row tells and whose run leaves memory."""
+        heapq.heappush(self._heap, (due_ms, run_key))
+        if due_ms < self._alarm_ms:
+            self.arm()
+
+    def next_ms(self) -> int:
+        """When the alarm must ring; NEVER_MS if not at all."""
+        heap = self._heap
+        return min(heap[0][0], self.far_ms) if heap else self.far_ms
+
+    def first(self) -> tuple[int, int] | None:
+        """The earliest entry of the heap."""
+        return self._heap[0] if self._heap else None
+
+    def drop_first(self) -> None:
+        """Forget the earliest entry: it is stale."""
+        heapq.heappop(self._heap)
+
+    def arm(self) -> None:
+        """Set the alarm for what comes next."""
+        next_ms = self.next_ms()
+        if next_ms == self._alarm_ms:
+            return
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        self._alarm_ms = next_ms
+        if next_ms != NEVER_MS:
+            self._alarm = self._clock.call_at(next_ms, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._alarm_ms = NEVER_MS
+        self._on_alarm()
+
+    def pop_due(self, now_ms: int, limit: int) -> list[int]:
+        """Run keys whose entries are due, earliest first."""
+        heap = self._heap
+        keys: list[int] = []
+        while heap and heap[0][0] <= now_ms and len(keys) < limit:
+            keys.append(heapq.heappop(heap)[1])
+        return keys
+
+    def has_due(self, now_ms: int) -> bool:
+        """Some entry of the heap is due."""
+        return bool(self._heap) and self._heap[0][0] <= now_ms
+
+    def horizon_passed(self, now_ms: int) -> bool:
+        """The horizon must move."""
+        return self.far_ms <= now_ms
+
+    def move_horizon(self, now_ms: int, loaded: list[Slot]) -> tuple[int, int]:
+        """Open the horizon and enter the loaded runs. Returns the old and the new one; `scan` does the rest."""
+        old_ms, new_ms = self.horizon_ms, now_ms + self._near_horizon_ms
+        self.horizon_ms = max(old_ms, new_ms)
+        self.far_ms = NEVER_MS
+        for slot in loaded:
+            if old_ms < slot.due_ms <= self.horizon_ms:
+                heapq.heappush(self._heap, (slot.due_ms, slot.key))
+            elif slot.due_ms > self.horizon_ms:
+                self.far_ms = min(self.far_ms, slot.due_ms)
+        return old_ms, self.horizon_ms
+
+    async def scan(self, due_runs: DueScan, old_ms: int, new_ms: int, page: int, loaded: Callable[[int], bool]) -> None:
+        """Read the rows due between the old and the new horizon, and find the next one beyond."""
+        after: tuple[int, int] | None = (old_ms, _AFTER_ALL)
+        while after is not None:
+            rows = await due_runs(new_ms, after, page)
+            for due_ms, key in rows:
+                if not loaded(key):
+                    heapq.heappush(self._heap, (due_ms, key))
+            after = rows[-1] if len(rows) == page else None
+            self.arm()
+        beyond = await due_runs(_AFTER_ALL, (new_ms, _AFTER_ALL), 1)
+        if beyond:
+            self.far_ms = min(self.far_ms, beyond[0][0])
+        self.arm()
+
+    def close(self) -> None:
+        """Ring no more."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None

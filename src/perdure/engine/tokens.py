@@ -1,0 +1,158 @@
+"""Tokens: what the engine hands out and later recognises.
+
+A token is a fixed-layout body and a keyed BLAKE2b digest over the body and the namespace. It can therefore be
+neither forged nor used in another namespace. The key lies in the store (meta ``token_key``), so tokens outlive a
+restart. What a token speaks of may be gone; that is for the reader to find out.
+
+    workflow task   run key, hand-out number (unique per hand-out, so a stale token never matches a later task)
+    query task      run key, query number
+    activity task   run key, scheduled event id, attempt (both durable, so it survives a restart)
+    history page    run key, next event id, last event id of a task's history (0 = all), flags, hand-out number
+    list page       start, run key, digest of the filter it belongs to
+    names page      the last name shown
+"""
+
+from __future__ import annotations
+
+import hmac
+import struct
+from hashlib import blake2b
+from typing import NamedTuple
+
+from perdure.api import RpcError, StatusCode
+
+__all__ = ["ActivityToken", "HistoryToken", "ListToken", "TaskToken", "Tokens"]
+
+_MAC_BYTES = 16
+_TASK = struct.Struct(">BQQ")
+_ACTIVITY = struct.Struct(">BQQI")
+_HISTORY = struct.Struct(">BQQQBQ")
+_LIST = struct.Struct(">BqQ8s")
+_KIND_TASK, _KIND_QUERY, _KIND_ACTIVITY, _KIND_HISTORY, _KIND_REVERSE, _KIND_LIST, _KIND_NAMES = range(1, 8)
+
+
+class TaskToken(NamedTuple):
+    """A workflow task or a direct query that was handed out."""
+
+    is_query: bool
+    run_key: int
+    number: int
+    """Of the hand-out, or of the query."""
+
+
+class ActivityToken(NamedTuple):
+    """An attempt of an activity."""
+
+    run_key: int
+    scheduled_event_id: int
+    attempt: int
+
+
+class HistoryToken(NamedTuple):
+    """Where the next page of a history begins."""
+
+    run_key: int
+    event_id: int
+    """The next event to show (reverse: the next, going down)."""
+    last_event_id: int = 0
+    """Of a workflow task's history: show nothing beyond; 0 = no bound."""
+    waits: bool = False
+    """The caller asked for new events."""
+    handout: int = 0
+    """Of the workflow task whose transient events end the history."""
+
+
+class ListToken(NamedTuple):
+    """Where the next page of a list begins: after this row."""
+
+    start_ms: int
+    run_key: int
+    filter_digest: bytes
+
+
+class Tokens:
+    """Seals and opens tokens with one key."""
+
+    def __init__(self, key: bytes) -> None:
+        self._mac = blake2b(key=key, digest_size=_MAC_BYTES)
+
+    def _seal(self, namespace: str, body: bytes) -> bytes:
+        mac = self._mac.copy()
+        mac.update(body)
+        mac.update(namespace.encode())
+        return body + mac.digest()
+
+    def _open(self, namespace: str, token: bytes) -> bytes:
+        body = token[:-_MAC_BYTES]
+        mac = self._mac.copy()
+        mac.update(body)
+        mac.update(namespace.encode())
+        if not body or not hmac.compare_digest(mac.digest(), token[-_MAC_BYTES:]):
+            raise RpcError(
+                StatusCode.INVALID_ARGUMENT,
+                "the token was not issued by this service for this namespace; pass it back unchanged",
+            )
+        return body
+
+    def workflow_task(self, namespace: str, run_key: int, handout: int) -> bytes:
+        return self._seal(namespace, _TASK.pack(_KIND_TASK, run_key, handout))
+
+    def query(self, namespace: str, run_key: int, number: int) -> bytes:
+        return self._seal(namespace, _TASK.pack(_KIND_QUERY, run_key, number))
+
+    def open_task(self, namespace: str, token: bytes) -> TaskToken:
+        """Open the token of a workflow task or a query task. Raises RpcError INVALID_ARGUMENT."""
+        body = self._open(namespace, token)
+        if len(body) != _TASK.size or body[0] not in (_KIND_TASK, _KIND_QUERY):
+            raise _wrong_kind("a workflow task")
+        kind, run_key, number = _TASK.unpack(body)
+        return TaskToken(kind == _KIND_QUERY, run_key, number)
+
+    def activity(self, namespace: str, run_key: int, scheduled_event_id: int, attempt: int) -> bytes:
+        return self._seal(namespace, _ACTIVITY.pack(_KIND_ACTIVITY, run_key, scheduled_event_id, attempt))
+
+    def open_activity(self, namespace: str, token: bytes) -> ActivityToken:
+        """Open the token of an activity task. Raises RpcError INVALID_ARGUMENT."""
+        body = self._open(namespace, token)
+        if len(body) != _ACTIVITY.size or body[0] != _KIND_ACTIVITY:
+            raise _wrong_kind("an activity task")
+        _, run_key, event_id, attempt = _ACTIVITY.unpack(body)
+        return ActivityToken(run_key, event_id, attempt)
+
+    def history(self, namespace: str, token: HistoryToken, *, reverse: bool = False) -> bytes:
+        kind = _KIND_REVERSE if reverse else _KIND_HISTORY
+        body = _HISTORY.pack(kind, token.run_key, token.event_id, token.last_event_id, token.waits, token.handout)
+        return self._seal(namespace, body)
+
+    def open_history(self, namespace: str, token: bytes, *, reverse: bool = False) -> HistoryToken:
+        """Open the page token of a history. Raises RpcError INVALID_ARGUMENT."""
+        body = self._open(namespace, token)
+        if len(body) != _HISTORY.size or body[0] != (_KIND_REVERSE if reverse else _KIND_HISTORY):
+            raise _wrong_kind("a history page")
+        _, run_key, event_id, last_event_id, waits, handout = _HISTORY.unpack(body)
+        return HistoryToken(run_key, event_id, last_event_id, bool(waits), handout)
+
+    def list_page(self, namespace: str, token: ListToken) -> bytes:
+        return self._seal(namespace, _LIST.pack(_KIND_LIST, token.start_ms, token.run_key, token.filter_digest))
+
+    def open_list_page(self, namespace: str, token: bytes) -> ListToken:
+        """Open the page token of a list. Raises RpcError INVALID_ARGUMENT."""
+        body = self._open(namespace, token)
+        if len(body) != _LIST.size or body[0] != _KIND_LIST:
+            raise _wrong_kind("a list page")
+        _, start_ms, run_key, digest = _LIST.unpack(body)
+        return ListToken(start_ms, run_key, digest)
+
+    def names_page(self, name: str) -> bytes:
+        return self._seal("", bytes([_KIND_NAMES]) + name.encode())
+
+    def open_names_page(self, token: bytes) -> str:
+        """Open the page token of a list of namespaces. Raises RpcError INVALID_ARGUMENT."""
+        body = self._open("", token)
+        if body[0] != _KIND_NAMES:
+            raise _wrong_kind("a page of namespaces")
+        return body[1:].decode()
+
+
+def _wrong_kind(wanted: str) -> RpcError:
+    return RpcError(StatusCode.INVALID_ARGUMENT, f"the token is not that of {wanted}")
