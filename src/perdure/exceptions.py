@@ -27,6 +27,13 @@ __all__ = [
     "CancelledError",
     "ChildWorkflowError",
     "ConversionError",
+    "DatabaseDamagedError",
+    "DatabaseError",
+    "DatabaseForeignError",
+    "DatabaseFullError",
+    "DatabaseLockedError",
+    "DatabaseMissingError",
+    "DatabaseNewerError",
     "DefinitionError",
     "FailureError",
     "ForbiddenCallError",
@@ -36,6 +43,7 @@ __all__ = [
     "ReadOnlyContextError",
     "RetryState",
     "ServerError",
+    "TargetError",
     "TerminatedError",
     "TimeoutError",
     "TimeoutType",
@@ -59,6 +67,46 @@ class DefinitionError(PerdureError, TypeError):
 
 class ConversionError(PerdureError, TypeError):
     """A value cannot become a payload, or a payload not the value its type hint asks for."""
+
+
+class TargetError(PerdureError, ValueError):
+    """What was given to `Client.connect` or `perdure.open` names no kind of place Perdure knows."""
+
+
+class DatabaseError(PerdureError):
+    """A database cannot be opened or used. The message says why, and what to do next."""
+
+
+class DatabaseMissingError(DatabaseError):
+    """The place the database should be in does not exist or cannot be written."""
+
+
+class DatabaseForeignError(DatabaseError):
+    """The file is not one of Perdure's databases."""
+
+
+class DatabaseNewerError(DatabaseError):
+    """The database was written by a newer Perdure."""
+
+
+class DatabaseFullError(DatabaseError):
+    """The disk is full."""
+
+
+class DatabaseDamagedError(DatabaseError):
+    """Something in the database cannot be what was written."""
+
+
+class DatabaseLockedError(DatabaseError):
+    """Another process, or another event loop of this one, has the database open.
+
+    Attributes:
+        pid: that process; None if unknown.
+    """
+
+    def __init__(self, message: str, pid: int | None = None) -> None:
+        super().__init__(message)
+        self.pid = pid
 
 
 class NotInWorkflowError(PerdureError, RuntimeError):

@@ -69,6 +69,7 @@ class Client:
         """
         self.data_converter = data_converter or default()
         codec = self.data_converter.payload_codec
+        self.raw_service = service
         self.service = CodecService.around(service, codec) if codec is not None else service
         self.namespace = namespace
         self.identity = identity or f"{os.getpid()}@{socket.gethostname()}"

@@ -73,30 +73,31 @@ class Backoff:
 
 
 async def respond(method: Callable[[_Request], Awaitable[_Response]], request: _Request, what: str) -> _Response | None:
-    """Send the outcome of a task; None if the service does not want it any more or cannot take it.
+    """Send the outcome of a task; None if the service does not want it any more or cannot take it now.
 
     Args:
         method: the service's method.
         request: what to send.
         what: the task, for the log.
+
+    Raises:
+        RpcError: the outcome itself is refused (malformed, too large); sending it again cannot help.
     """
     try:
         return await method(request)
     except RpcError as error:
-        first = error
+        last = error
     backoff = Backoff()
-    error = first
     for _ in range(_MAX_RESPONSE_TRIES):
-        if error.code is StatusCode.NOT_FOUND:
-            _logger.debug("%s is not wanted any more: %s", what, error.message)
+        if last.code is StatusCode.NOT_FOUND:
+            _logger.debug("%s is not wanted any more: %s", what, last.message)
             return None
-        if error.code not in _REPEATED:
-            _logger.warning("%s was refused: %s", what, error)
-            return None
+        if last.code not in _REPEATED:
+            raise last
         await backoff.wait()
         try:
             return await method(request)
-        except RpcError as again:
-            error = again
-    _logger.warning("%s was given up after %d tries: %s", what, _MAX_RESPONSE_TRIES + 1, error)
+        except RpcError as error:
+            last = error
+    _logger.warning("%s was given up after %d tries: %s", what, _MAX_RESPONSE_TRIES + 1, last)
     return None

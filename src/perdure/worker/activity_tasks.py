@@ -1,0 +1,350 @@
+"""Activity tasks: poll, run, answer.
+
+One poller; each task it gets runs in an asyncio task of its own, in one of a bounded number of slots. The outcome of
+the function decides the answer: a result completes it, an exception fails the attempt, a cancellation that was asked
+for is reported as such. An answer the service does not want any more is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any
+
+from perdure.activity.context import CURRENT, CompleteAsync
+from perdure.activity.definition import Activity
+from perdure.api import RpcError, WorkflowService
+from perdure.api import messages as m
+from perdure.api.durations import duration_ms
+from perdure.common import RawValue
+from perdure.converter import DataConverter, decode_arguments
+from perdure.exceptions import (
+    ApplicationError,
+    ApplicationErrorCategory,
+    CancelledError,
+    ConversionError,
+    DefinitionError,
+    TimeoutError,
+    TimeoutType,
+)
+from perdure.worker.heartbeats import CancelReason, HeartbeatSender
+from perdure.worker.pollers import PollerPool
+from perdure.worker.processes import ProcessPool, ProcessRun
+from perdure.worker.registry import unknown_activity_message
+from perdure.worker.running import AsyncRun, RunningActivities, RunningActivity, ShutdownNotice, ThreadRun
+from perdure.worker.service_calls import respond
+
+__all__ = ["ActivityTaskWorker"]
+
+_logger = logging.getLogger("perdure.worker")
+
+Task = m.PollActivityTaskQueueResponse
+
+_HEARTBEAT_SHARE = 0.8
+_COMPLETES_ASYNC_KEY = "perdure-completes-async"
+_LAST_WORDS_S = 5.0
+"""How long cancelled activities may take to end when the worker stops."""
+
+
+class ActivityTaskWorker:
+    """Polls for activity tasks of one task queue and runs them.
+
+    Args:
+        service: where they come from.
+        namespace: of their workflows.
+        task_queue: the queue's name.
+        identity: the worker's.
+        activities: by activity type; None = dynamic.
+        converter: values and failures.
+        executor: threads for plain functions.
+        processes: for those that ask for a process.
+        running: shared with the workers of this process that use the same service.
+        max_concurrent: most activities at once.
+        default_throttle_s: least seconds between heartbeats of activities without a heartbeat timeout.
+        max_throttle_s: most seconds between heartbeats.
+        on_fatal: told of an error after which polling is pointless.
+    """
+
+    def __init__(
+        self,
+        service: WorkflowService,
+        *,
+        namespace: str,
+        task_queue: str,
+        identity: str,
+        activities: Mapping[str | None, Activity[Any, Any]],
+        converter: DataConverter,
+        executor: Executor,
+        processes: ProcessPool,
+        running: RunningActivities,
+        max_concurrent: int,
+        default_throttle_s: float,
+        max_throttle_s: float,
+        on_fatal: Callable[[BaseException], None],
+    ) -> None:
+        self._service = service
+        self._namespace = namespace
+        self._task_queue = task_queue
+        self._identity = identity
+        self._activities = activities
+        self._converter = converter
+        self._executor = executor
+        self._processes = processes
+        self._running = running
+        self._default_throttle_s = default_throttle_s
+        self._max_throttle_s = max_throttle_s
+        self._notice = ShutdownNotice()
+        self._slots = asyncio.Semaphore(max_concurrent)
+        self._executions: dict[asyncio.Task[None], RunningActivity | None] = {}
+        self._hand_back = True
+        self._completed = m.RespondActivityTaskCompletedRequest(identity=identity, namespace=namespace)
+        self._poll_request = m.PollActivityTaskQueueRequest(
+            namespace=namespace,
+            task_queue=m.TaskQueue(name=task_queue, kind=m.TaskQueueKind.TASK_QUEUE_KIND_NORMAL),
+            identity=identity,
+        )
+        self._pool = PollerPool[Task](
+            f"activity tasks of {task_queue}", poll=self._poll, handle=self._take, max_pollers=1, on_fatal=on_fatal
+        )
+
+    def start(self) -> None:
+        """Begin polling."""
+        self._pool.start()
+
+    def stop_polling(self) -> None:
+        """Take no more tasks."""
+        self._pool.stop_polling()
+
+    @property
+    def running_count(self) -> int:
+        """How many activities run."""
+        return len(self._executions)
+
+    async def stop(self, timeout_s: float, *, hand_back: bool) -> None:
+        """Let running activities finish, at most for `timeout_s` seconds; then cancel them.
+
+        Args:
+            timeout_s: the graceful part.
+            hand_back: tell the service of cancelled ones, so that it retries them at once. Otherwise nothing is said:
+                an engine that stops too hands them out again when it is back, as the same attempt.
+        """
+        self.stop_polling()
+        self._hand_back = hand_back
+        self._notice.give()
+        await self._pool.wait_stopped(None)
+        await self._wait_executions(timeout_s)
+        for running in tuple(self._executions.values()):
+            if running is not None:
+                running.cancel(CancelReason.SHUTDOWN)
+        await self._wait_executions(_LAST_WORDS_S)
+        for execution in tuple(self._executions):
+            execution.cancel()
+        await asyncio.gather(*self._executions, return_exceptions=True)
+
+    async def _wait_executions(self, timeout_s: float) -> None:
+        if self._executions:
+            await asyncio.wait(tuple(self._executions), timeout=timeout_s)
+
+    async def _poll(self) -> Task:
+        await self._slots.acquire()
+        try:
+            task = await self._service.poll_activity_task_queue(self._poll_request)
+        except BaseException:
+            self._slots.release()
+            raise
+        if not task.task_token:
+            self._slots.release()
+        return task
+
+    async def _take(self, task: Task) -> None:
+        execution = asyncio.get_running_loop().create_task(self._execute(task))
+        self._executions[execution] = None
+        execution.add_done_callback(self._ended)
+
+    def _ended(self, execution: asyncio.Task[None]) -> None:
+        del self._executions[execution]
+        self._slots.release()
+        if not execution.cancelled() and execution.exception() is not None:
+            _logger.error("an activity task could not be answered", exc_info=execution.exception())
+
+    async def _execute(self, task: Task) -> None:
+        name = task.activity_type.name
+        activity = self._activities.get(name) or self._activities.get(None)
+        if activity is None:
+            message = unknown_activity_message(name, self._task_queue, self._activities)
+            _logger.error("%s", message)
+            await self._fail(task, ApplicationError(message, type="UnknownActivityType"))
+            return
+        kind = AsyncRun if activity.is_async else ProcessRun if activity.executor == "process" else ThreadRun
+        running = kind(
+            activity,
+            task,
+            task_queue=self._task_queue,
+            converter=self._converter,
+            notice=self._notice,
+            make_heartbeats=self._heartbeats_of,
+        )
+        me = asyncio.current_task()
+        assert me is not None
+        self._executions[me] = running
+        run_id = task.workflow_execution.run_id
+        self._running.add(run_id, running)
+        timeout_ms = duration_ms(task.start_to_close_timeout)
+        deadline = None
+        if timeout_ms:
+            deadline = me.get_loop().call_later(timeout_ms / 1000, running.cancel, CancelReason.TIMED_OUT)
+        try:
+            payload = await self._call(running)
+        except BaseException as error:
+            running.finish()
+            if me.cancelling() and running.cancel_reason is None:
+                raise
+            me.uncancel()
+            await self._answer_error(running, error)
+            return
+        finally:
+            running.finish()
+            self._running.remove(run_id, running)
+            if deadline is not None:
+                deadline.cancel()
+        if me.cancelling():
+            me.uncancel()
+        await self._complete(task, payload)
+
+    async def _call(self, running: RunningActivity) -> m.Payload:
+        """Run the function; its result as a payload."""
+        activity = running.activity
+        if isinstance(running, ProcessRun):
+            return await self._processes.call(running, self._task_queue)
+        task = running.task
+        if activity.name is None:
+            args: list[Any] = [[RawValue(payload) for payload in task.input.payloads]]
+        else:
+            what = f"activity {activity.name}"
+            args = decode_arguments(self._converter, task.input.payloads, activity.signature, what)
+        CURRENT.set(running)
+        if isinstance(running, AsyncRun):
+            result = await running.call(args)
+        else:
+            assert isinstance(running, ThreadRun)
+            context = contextvars.copy_context()
+            loop = asyncio.get_running_loop()
+            # Shielded: a thread cannot be abandoned, its slot is free only when it has ended.
+            call = partial(context.run, running.call, args)
+            result = await asyncio.shield(loop.run_in_executor(self._executor, call))
+        return self._result(activity, result)
+
+    def _result(self, activity: Activity[Any, Any], result: Any) -> m.Payload:
+        try:
+            return self._converter.to_payload(result, activity.signature.return_type)
+        except ConversionError as error:
+            raise ConversionError(f"the result of activity {activity.__name__}: {error}") from error
+
+    async def _complete(self, task: Task, payload: m.Payload) -> None:
+        request = m.RespondActivityTaskCompletedRequest()
+        request.CopyFrom(self._completed)
+        request.task_token = task.task_token
+        request.result.payloads.append(payload)
+        try:
+            await respond(self._service.respond_activity_task_completed, request, "completion of an activity")
+        except RpcError as error:
+            message = f"the result of activity {task.activity_type.name} was refused: {error.message}"
+            await self._fail(task, ApplicationError(message, type="ResultRefused", non_retryable=True))
+
+    async def _answer_error(self, running: RunningActivity, error: BaseException) -> None:
+        task = running.task
+        if isinstance(error, CompleteAsync):
+            await self._leave_open(running)
+        elif isinstance(error, (asyncio.CancelledError, CancelledError)) and running.cancel_reason is not None:
+            await self._answer_cancelled(running, running.cancel_reason)
+        elif isinstance(error, asyncio.CancelledError):
+            raised = ApplicationError(
+                "the activity raised CancelledError, but nobody cancelled it", type="CancelledError"
+            )
+            raised.__cause__ = error
+            await self._fail(task, raised, running.unsent_details)
+        else:
+            self._log_failure(task, error)
+            await self._fail(task, error, running.unsent_details)
+
+    async def _answer_cancelled(self, running: RunningActivity, reason: CancelReason) -> None:
+        task = running.task
+        if reason is CancelReason.REQUESTED:
+            request = m.RespondActivityTaskCanceledRequest(
+                task_token=task.task_token, identity=self._identity, namespace=self._namespace
+            )
+            await self._respond(self._service.respond_activity_task_canceled, request, "cancellation of an activity")
+        elif reason is CancelReason.TIMED_OUT:
+            error = TimeoutError("activity StartToClose timeout", type=TimeoutType.START_TO_CLOSE)
+            await self._fail(task, error, running.unsent_details)
+        elif reason is CancelReason.SHUTDOWN and self._hand_back and not _is_last_attempt(task):
+            await self._fail(
+                task, ApplicationError("the worker was shut down", type="WorkerShutdown"), running.unsent_details
+            )
+
+    async def _leave_open(self, running: RunningActivity) -> None:
+        """Tell the service that somebody will complete the activity later."""
+        request = self._heartbeat_request(running.task)
+        if running.latest_details is not None:
+            request.details.CopyFrom(running.latest_details)
+        if not request.details.payloads:
+            request.details.payloads.append(self._converter.to_payload(None))
+        request.details.payloads[0].metadata[_COMPLETES_ASYNC_KEY] = b"true"
+        await self._respond(self._service.record_activity_task_heartbeat, request, "async completion of an activity")
+
+    async def _fail(self, task: Task, error: BaseException, unsent_details: m.Payloads | None = None) -> None:
+        failure = self._converter.to_failure(error)
+        if isinstance(error, (ConversionError, DefinitionError)):
+            # The same code with the same payloads cannot succeed.
+            failure.application_failure_info.non_retryable = True
+        request = m.RespondActivityTaskFailedRequest(
+            task_token=task.task_token, failure=failure, identity=self._identity, namespace=self._namespace
+        )
+        if unsent_details is not None:
+            request.last_heartbeat_details.CopyFrom(unsent_details)
+        await self._respond(self._service.respond_activity_task_failed, request, "failure of an activity")
+
+    async def _respond(self, method: Any, request: Any, what: str) -> None:
+        try:
+            await respond(method, request, what)
+        except RpcError as error:
+            _logger.warning("%s was refused: %s", what, error)
+
+    def _log_failure(self, task: Task, error: BaseException) -> None:
+        benign = isinstance(error, ApplicationError) and error.category is ApplicationErrorCategory.BENIGN
+        _logger.log(
+            logging.DEBUG if benign else logging.WARNING,
+            "activity %s of %s failed, attempt %d: %s: %s",
+            task.activity_type.name,
+            task.workflow_execution.workflow_id,
+            task.attempt,
+            type(error).__name__,
+            error,
+        )
+
+    def _heartbeat_request(self, task: Task) -> m.RecordActivityTaskHeartbeatRequest:
+        return m.RecordActivityTaskHeartbeatRequest(
+            task_token=task.task_token, identity=self._identity, namespace=self._namespace
+        )
+
+    def _heartbeats_of(self, running: RunningActivity) -> HeartbeatSender:
+        task = running.task
+        timeout_s = duration_ms(task.heartbeat_timeout) / 1000
+        interval_s = timeout_s * _HEARTBEAT_SHARE if timeout_s else self._default_throttle_s
+        return HeartbeatSender(
+            self._service,
+            self._heartbeat_request(task),
+            task.heartbeat_details if task.HasField("heartbeat_details") else None,
+            min(interval_s, self._max_throttle_s),
+            running.cancel,
+        )
+
+
+def _is_last_attempt(task: Task) -> bool:
+    """Whether a failure would be final, which a mere shutdown must not be."""
+    maximum = task.retry_policy.maximum_attempts
+    return not task.HasField("retry_policy") or (maximum > 0 and task.attempt >= maximum)

@@ -1,0 +1,322 @@
+"""The worker: runs workflows and activities of one task queue.
+
+`Worker` puts the parts together and gives them one life: `start` begins to poll, `stop` ends in good order, `run` does
+both and waits between. Stopping first ends the polls, then lets running tasks finish: activities for as long as
+`graceful_shutdown_timeout`, after which they are cancelled and handed back.
+
+A refusal that no repetition can change stops the worker: `run` raises it, and so does leaving an ``async with`` block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+from weakref import WeakKeyDictionary
+
+from perdure.activity.definition import Activity
+from perdure.api import RpcError, WorkflowService
+from perdure.api import messages as m
+from perdure.client import Client
+from perdure.client.errors import translate
+from perdure.client.options import DEFAULT_TASK_QUEUE
+from perdure.exceptions import PerdureError
+from perdure.replay.ports import NO_GUARD, Guard
+from perdure.worker.activity_tasks import ActivityTaskWorker
+from perdure.worker.processes import ProcessPool, check_process_activity
+from perdure.worker.registry import activities_by_name, workflows_by_name
+from perdure.worker.running import RunningActivities
+from perdure.worker.workflow_tasks import WorkflowTaskWorker
+
+__all__ = ["Worker", "WorkerStatistics"]
+
+_logger = logging.getLogger("perdure.worker")
+
+_LAST_WORKFLOW_TASKS_S = 5.0
+"""How long workflow tasks that were taken may take to be answered when the worker stops."""
+
+_running_by_service: WeakKeyDictionary[WorkflowService, RunningActivities] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStatistics:
+    """What a worker holds now."""
+
+    cached_workflows: int
+    cached_bytes: int
+    cache_evictions: int
+    workflow_pollers: int
+    running_activities: int
+
+
+class Worker:
+    """Runs workflows and activities of one task queue.
+
+    Example::
+
+        async with Worker(client, task_queue="orders", workflows=[fulfil], activities=[charge, ship]):
+            await client.execute_workflow(fulfil, order, id="order-1", task_queue="orders")
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        task_queue: str = DEFAULT_TASK_QUEUE,
+        workflows: Sequence[object] = (),
+        activities: Sequence[Activity[..., Any] | Callable[..., Any]] = (),
+        identity: str | None = None,
+        max_concurrent_activities: int = 200,
+        max_concurrent_workflow_tasks: int = 200,
+        max_cached_workflow_bytes: int = 256 * 1024 * 1024,
+        max_process_activities: int = 2,
+        activity_executor: Executor | None = None,
+        graceful_shutdown_timeout: timedelta = timedelta(),
+        sticky_queue_schedule_to_start_timeout: timedelta = timedelta(seconds=10),
+        default_heartbeat_throttle_interval: timedelta = timedelta(seconds=30),
+        max_heartbeat_throttle_interval: timedelta = timedelta(seconds=60),
+        guard: Guard | None = None,
+    ) -> None:
+        """Make a worker; it does nothing until started.
+
+        Args:
+            client: where tasks come from.
+            task_queue: whose tasks.
+            workflows: classes and functions decorated with ``@workflow.defn``.
+            activities: functions decorated with ``@activity.defn``; methods through their instance.
+            identity: who is working, for histories; the client's by default.
+            max_concurrent_activities: most activities at once.
+            max_concurrent_workflow_tasks: most workflow tasks at once.
+            max_cached_workflow_bytes: bound of the workflows kept in memory between tasks, estimated; 0 keeps none.
+            max_process_activities: most activities with ``executor="process"`` at once, each in a process.
+            activity_executor: runs plain activity functions; a pool of threads by default.
+            graceful_shutdown_timeout: how long running activities may go on after `stop` was called.
+            sticky_queue_schedule_to_start_timeout: how long a task of a cached workflow waits for this worker before
+                any worker may take it.
+            default_heartbeat_throttle_interval: least time between heartbeats of activities that have no
+                heartbeat timeout.
+            max_heartbeat_throttle_interval: most time between heartbeats that were asked for.
+            guard: forbids non-deterministic calls in workflow code.
+
+        Raises:
+            DefinitionError: something listed is not a workflow or activity, or two have the same name.
+            ValueError: nothing to run, or a bound is below 1.
+        """
+        if max_concurrent_activities < 1 or max_concurrent_workflow_tasks < 1 or max_process_activities < 1:
+            raise ValueError(
+                "max_concurrent_activities, max_concurrent_workflow_tasks, max_process_activities begin at 1"
+            )
+        definitions = workflows_by_name(workflows)
+        by_name = activities_by_name(activities)
+        if not definitions and not by_name:
+            raise ValueError("a worker needs workflows=[…] or activities=[…]: there is nothing to run")
+        for activity in by_name.values():
+            if activity.executor == "process":
+                check_process_activity(activity, client.data_converter)
+        self.client = client
+        self.task_queue = task_queue
+        self.identity = identity or client.identity
+        self.sticky_queue = f"{self.identity}-{uuid.uuid4()}"
+        self._graceful_s = graceful_shutdown_timeout.total_seconds()
+        self._definitions = definitions
+        self._activities = by_name
+        self._limits = (max_concurrent_workflow_tasks, max_cached_workflow_bytes, max_concurrent_activities)
+        self._throttles = (default_heartbeat_throttle_interval, max_heartbeat_throttle_interval)
+        self._sticky_timeout = sticky_queue_schedule_to_start_timeout
+        self._guard = guard or NO_GUARD
+        self._own_executor = activity_executor is None
+        self._executor: Executor = activity_executor or ThreadPoolExecutor(
+            max_concurrent_activities, thread_name_prefix="perdure-activity"
+        )
+        self._max_processes = max_process_activities
+        self._processes: ProcessPool | None = None
+        self._workflow_tasks: WorkflowTaskWorker | None = None
+        self._activity_tasks: ActivityTaskWorker | None = None
+        self._failure: BaseException | None = None
+        self._ending: asyncio.Event | None = None
+        self._stop_task: asyncio.Task[None] | None = None
+
+    def _parts(self) -> None:
+        """Make what polls; needs the running event loop."""
+        client = self.client
+        max_workflow_tasks, max_cached_bytes, max_activities = self._limits
+        running = _running_by_service.setdefault(client.raw_service, RunningActivities())
+        if self._definitions:
+            self._workflow_tasks = WorkflowTaskWorker(
+                client.service,
+                namespace=client.namespace,
+                task_queue=self.task_queue,
+                sticky_queue=self.sticky_queue,
+                sticky_timeout=self._sticky_timeout,
+                identity=self.identity,
+                definitions=self._definitions,
+                converter=client.data_converter,
+                guard=self._guard,
+                executor=self._executor,
+                max_concurrent=max_workflow_tasks,
+                max_cached_bytes=max_cached_bytes,
+                on_fatal=self._fail,
+                poke_activities=running.poke,
+            )
+        if self._activities:
+            self._processes = ProcessPool(self._max_processes)
+            default_throttle, max_throttle = self._throttles
+            self._activity_tasks = ActivityTaskWorker(
+                client.service,
+                namespace=client.namespace,
+                task_queue=self.task_queue,
+                identity=self.identity,
+                activities=self._activities,
+                converter=client.data_converter,
+                executor=self._executor,
+                processes=self._processes,
+                running=running,
+                max_concurrent=max_activities,
+                default_throttle_s=default_throttle.total_seconds(),
+                max_throttle_s=max_throttle.total_seconds(),
+                on_fatal=self._fail,
+            )
+
+    async def start(self) -> None:
+        """Begin to poll. Harmless to repeat.
+
+        Raises:
+            NamespaceNotFoundError: the client's namespace does not exist.
+            RuntimeError: the worker has been stopped; make a new one.
+        """
+        if self._ending is not None:
+            if self._ending.is_set():
+                raise RuntimeError("this worker has been stopped; make a new one")
+            return
+        self._ending = asyncio.Event()
+        request = m.DescribeNamespaceRequest(namespace=self.client.namespace)
+        try:
+            await self.client.service.describe_namespace(request)
+        except RpcError as error:
+            self._ending = None
+            raise translate(error) from error
+        self._parts()
+        if self._workflow_tasks is not None:
+            self._workflow_tasks.start()
+        if self._activity_tasks is not None:
+            self._activity_tasks.start()
+
+    def _fail(self, error: BaseException) -> None:
+        """Polling is pointless from now on."""
+        if self._failure is None:
+            failure: BaseException = error
+            if isinstance(error, RpcError):
+                failure = translate(error)
+                failure.__cause__ = error
+            self._failure = failure
+            _logger.critical("worker on task queue %s stops: %s", self.task_queue, error, exc_info=error)
+            if self._ending is not None:
+                self._ending.set()
+
+    async def wait_ended(self) -> None:
+        """Wait until the worker is told to stop, or fails.
+
+        Raises:
+            PerdureError: it failed, and why.
+        """
+        if self._ending is not None:
+            await self._ending.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def stop(self, *, hand_back: bool = True) -> None:
+        """Stop polling, let running tasks finish, then cancel what still runs. Harmless to repeat, or before start.
+
+        Args:
+            hand_back: tell the service of activities that were cancelled, so that it retries them at once. False when
+                the engine stops too: it then hands them out again when it is back, as the same attempt.
+        """
+        if self._ending is None:
+            self._close_executor()
+            return
+        self._ending.set()
+        if self._stop_task is None:
+            self._stop_task = asyncio.get_running_loop().create_task(self._stop(hand_back), name="perdure-worker-stop")
+        await asyncio.shield(self._stop_task)
+
+    shutdown = stop
+
+    async def _stop(self, hand_back: bool) -> None:
+        for part in (self._workflow_tasks, self._activity_tasks):
+            if part is not None:
+                part.stop_polling()
+        if self._activity_tasks is not None:
+            await self._activity_tasks.stop(self._graceful_s, hand_back=hand_back)
+        if self._workflow_tasks is not None:
+            await self._workflow_tasks.stop(_LAST_WORKFLOW_TASKS_S)
+        if self._processes is not None:
+            self._processes.stop()
+        self._close_executor()
+        await self._say_goodbye()
+
+    def _close_executor(self) -> None:
+        if self._own_executor:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _say_goodbye(self) -> None:
+        """Let the service send this worker's cached runs to others at once."""
+        request = m.ShutdownWorkerRequest(
+            namespace=self.client.namespace,
+            sticky_task_queue=self.sticky_queue,
+            identity=self.identity,
+            reason="graceful shutdown",
+        )
+        try:
+            await self.client.service.shutdown_worker(request)
+        except RpcError as error:
+            _logger.debug("the service did not take the worker's leave: %s", error)
+
+    async def run(self) -> None:
+        """Run until `stop` is called or the worker fails; cancelling this call stops it too.
+
+        Raises:
+            PerdureError: the worker failed, and why.
+        """
+        await self.start()
+        try:
+            await self.wait_ended()
+        finally:
+            await self.stop()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has been started and not told to stop."""
+        return self._ending is not None and not self._ending.is_set()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """The error that stopped it, if one did."""
+        return self._failure
+
+    def statistics(self) -> WorkerStatistics:
+        """What it holds now."""
+        tasks, activities = self._workflow_tasks, self._activity_tasks
+        return WorkerStatistics(
+            cached_workflows=len(tasks.cache) if tasks is not None else 0,
+            cached_bytes=tasks.cache.total_bytes if tasks is not None else 0,
+            cache_evictions=tasks.cache.evictions if tasks is not None else 0,
+            workflow_pollers=tasks.poller_count if tasks is not None else 0,
+            running_activities=activities.running_count if activities is not None else 0,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+        if error is None and isinstance(self._failure, PerdureError):
+            raise self._failure
