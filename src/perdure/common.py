@@ -6,10 +6,11 @@ beside the values they convert.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import IntEnum
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from perdure.api import messages as m
 from perdure.api.durations import duration_ms, ms_of_timedelta, set_duration_ms
@@ -20,9 +21,15 @@ __all__ = [
     "QueryRejectCondition",
     "RawValue",
     "RetryPolicy",
+    "SearchAttributeKey",
+    "SearchAttributePair",
+    "SearchAttributeUpdate",
+    "TypedSearchAttributes",
     "WorkflowIDConflictPolicy",
     "WorkflowIDReusePolicy",
 ]
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,3 +151,109 @@ class RawValue:
     """A payload that is passed on as it is, unconverted, as an argument or a result."""
 
     payload: m.Payload
+
+
+@dataclass(frozen=True, slots=True)
+class SearchAttributeKey(Generic[_T]):
+    """The name and type of a search attribute; made with one of the ``for_…`` methods.
+
+    Attributes:
+        name: as registered with the service.
+        metadata_type: the type's name in payload metadata, e.g. "Keyword".
+    """
+
+    name: str
+    metadata_type: str
+
+    def value_set(self, value: _T) -> SearchAttributeUpdate[_T]:
+        """An update that sets this attribute."""
+        return SearchAttributeUpdate(self, value)
+
+    def value_unset(self) -> SearchAttributeUpdate[_T]:
+        """An update that removes this attribute."""
+        return SearchAttributeUpdate(self, None)
+
+    @staticmethod
+    def for_text(name: str) -> SearchAttributeKey[str]:
+        """Text, searched by its words."""
+        return SearchAttributeKey(name, "Text")
+
+    @staticmethod
+    def for_keyword(name: str) -> SearchAttributeKey[str]:
+        """Text, compared as a whole."""
+        return SearchAttributeKey(name, "Keyword")
+
+    @staticmethod
+    def for_int(name: str) -> SearchAttributeKey[int]:
+        """A whole number."""
+        return SearchAttributeKey(name, "Int")
+
+    @staticmethod
+    def for_float(name: str) -> SearchAttributeKey[float]:
+        """A number."""
+        return SearchAttributeKey(name, "Double")
+
+    @staticmethod
+    def for_bool(name: str) -> SearchAttributeKey[bool]:
+        """True or false."""
+        return SearchAttributeKey(name, "Bool")
+
+    @staticmethod
+    def for_datetime(name: str) -> SearchAttributeKey[datetime]:
+        """An instant."""
+        return SearchAttributeKey(name, "Datetime")
+
+    @staticmethod
+    def for_keyword_list(name: str) -> SearchAttributeKey[Sequence[str]]:
+        """Several texts, each compared as a whole."""
+        return SearchAttributeKey(name, "KeywordList")
+
+
+@dataclass(frozen=True, slots=True)
+class SearchAttributeUpdate(Generic[_T]):
+    """A change of one search attribute; a value of None removes it."""
+
+    key: SearchAttributeKey[_T]
+    value: _T | None
+
+
+class SearchAttributePair(NamedTuple, Generic[_T]):
+    """A search attribute with its value."""
+
+    key: SearchAttributeKey[_T]
+    value: _T
+
+
+class TypedSearchAttributes:
+    """Search attributes with their values, sorted by name.
+
+    Raises:
+        ValueError: a name occurs twice.
+    """
+
+    __slots__ = ("search_attributes",)
+
+    def __init__(self, search_attributes: Iterable[SearchAttributePair[Any]] = ()) -> None:
+        self.search_attributes = tuple(sorted(search_attributes, key=lambda pair: pair.key.name))
+        names = [pair.key.name for pair in self.search_attributes]
+        if len(set(names)) < len(names):
+            raise ValueError("a search attribute is given twice")
+
+    def __len__(self) -> int:
+        return len(self.search_attributes)
+
+    def __iter__(self) -> Iterator[SearchAttributePair[Any]]:
+        return iter(self.search_attributes)
+
+    def __contains__(self, key: object) -> bool:
+        return any(pair.key == key for pair in self.search_attributes)
+
+    def __getitem__(self, key: SearchAttributeKey[_T]) -> _T:
+        for pair in self.search_attributes:
+            if pair.key == key:
+                return pair.value
+        raise KeyError(key)
+
+    def get(self, key: SearchAttributeKey[_T], default: Any = None) -> Any:
+        """The value of an attribute, or `default`."""
+        return next((pair.value for pair in self.search_attributes if pair.key == key), default)

@@ -9,12 +9,13 @@ and the cancellation type says whether the code waits for its outcome.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.api import messages as m
+from perdure.replay.definition import UNSET, HandlerDefinition, arguments
 from perdure.replay.loop import WorkflowFuture
 from perdure.replay.outcome import StepCall
 from perdure.replay.ports import ActivityCancellationType
@@ -315,6 +316,23 @@ class ChildHandle(Call[_T]):
         if self.request_cancel():
             return True
         return self.finish_cancel(msg)
+
+    async def signal(
+        self, signal: str | Callable[..., Any], arg: Any = UNSET, *, args: Sequence[Any] | None = None
+    ) -> None:
+        """Signal the child; returns once the signal has been delivered.
+
+        Args:
+            signal: the decorated handler, or the signal's name.
+            arg: its only argument.
+            args: its arguments, if there are several.
+
+        Raises:
+            ApplicationError: of type "ExternalWorkflowNotFound" if the child has closed.
+        """
+        given = arguments(arg, args)
+        name, arg_types = HandlerDefinition.signal(signal, given)
+        await self.runtime.signal_external(self.id, "", name, given, arg_types=arg_types, child=True)
 
     def request_cancel(self) -> bool:
         """Ask the child to cancel, as its cancellation type says; True if the code has to wait for the outcome."""

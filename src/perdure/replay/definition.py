@@ -23,15 +23,21 @@ from perdure.exceptions import DefinitionError
 __all__ = [
     "HANDLER_ATTRIBUTE",
     "REGISTRY",
+    "UNSET",
     "WORKFLOW_ATTRIBUTE",
     "HandlerDefinition",
     "Registry",
     "Signature",
     "WorkflowDefinition",
+    "arguments",
+    "describe_callable",
 ]
 
 WORKFLOW_ATTRIBUTE = "__perdure_workflow__"
 HANDLER_ATTRIBUTE = "__perdure_handler__"
+
+UNSET: Any = object()
+"""Stands for an argument that was not given."""
 
 _EMPTY: Mapping[Any, Any] = MappingProxyType({})
 
@@ -165,6 +171,25 @@ class HandlerDefinition:
         found = getattr(target, HANDLER_ATTRIBUTE, None)
         return found if isinstance(found, HandlerDefinition) else None
 
+    @staticmethod
+    def signal(target: str | Callable[..., Any], args: Sequence[Any]) -> tuple[str, Sequence[Any] | None]:
+        """The name and argument types of a signal given by name or by its handler.
+
+        Raises:
+            DefinitionError: the target is no named signal.
+            TypeError: it takes another number of arguments.
+        """
+        if isinstance(target, str):
+            return target, None
+        found = HandlerDefinition.of(target)
+        if found is None or found.kind != "signal" or found.name is None:
+            raise DefinitionError(
+                f"{describe_callable(target)} is not a named signal: decorate it with @workflow.signal, "
+                "or give the signal's name"
+            )
+        found.signature.check(args, f"signal {found.name}")
+        return found.name, found.signature.arg_types
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WorkflowDefinition:
@@ -255,6 +280,19 @@ class Registry:
 
 
 REGISTRY = Registry()
+
+
+def arguments(arg: Any, args: Sequence[Any] | None) -> Sequence[Any]:
+    """The arguments of a call that takes one as `arg` or several as `args`.
+
+    Raises:
+        TypeError: both are given.
+    """
+    if arg is UNSET:
+        return () if args is None else args
+    if args:
+        raise TypeError("give either one argument or args=[…], not both")
+    return (arg,)
 
 
 def describe_callable(target: object) -> str:
