@@ -115,6 +115,11 @@ class Lease:
         assert running.service is not None, "a lease is made once the engine runs"
         self.service: WorkflowService = running.service
 
+    @property
+    def is_last(self) -> bool:
+        """Whether releasing it stops the engine."""
+        return self._running is not None and self._running.leases == 1
+
     async def release(self) -> None:
         """Give it back; the last one stops the engine. Harmless to repeat."""
         running, self._running = self._running, None

@@ -24,6 +24,7 @@ from perdure.client.descriptions import (
 )
 from perdure.client.handle import WorkflowHandle
 from perdure.client.options import (
+    DEFAULT_TASK_QUEUE,
     StartOptions,
     Target,
     handler_target,
@@ -56,6 +57,7 @@ class Client:
         namespace: str = "default",
         data_converter: DataConverter | None = None,
         identity: str | None = None,
+        task_queue: str = DEFAULT_TASK_QUEUE,
         lease: local.Lease | None = None,
     ) -> None:
         """Make a client of a service; `Client.connect` is the usual way.
@@ -65,6 +67,7 @@ class Client:
             namespace: which namespace of it.
             data_converter: converts values; the default reads and writes what Temporal's SDKs do.
             identity: who is calling, for histories; process id and host by default.
+            task_queue: where workflows are started unless the call says otherwise.
             lease: released by `close`.
         """
         self.data_converter = data_converter or default()
@@ -73,16 +76,18 @@ class Client:
         self.service = CodecService.around(service, codec) if codec is not None else service
         self.namespace = namespace
         self.identity = identity or f"{os.getpid()}@{socket.gethostname()}"
+        self.task_queue = task_queue
         self._lease = lease
 
     @classmethod
     async def connect(
         cls,
-        target: str,
+        target: str | os.PathLike[str],
         *,
         namespace: str = "default",
         data_converter: DataConverter | None = None,
         identity: str | None = None,
+        task_queue: str = DEFAULT_TASK_QUEUE,
     ) -> Self:
         """Open a client for a target.
 
@@ -92,13 +97,26 @@ class Client:
             namespace: which namespace.
             data_converter: as in the constructor.
             identity: as in the constructor.
+            task_queue: as in the constructor.
 
         Raises:
             ValueError: the target has no such form.
             DatabaseError: the database cannot be opened; the subclass and message say why and what to do.
         """
         lease = await local.open_service(target)
-        return cls(lease.service, namespace=namespace, data_converter=data_converter, identity=identity, lease=lease)
+        return cls(
+            lease.service,
+            namespace=namespace,
+            data_converter=data_converter,
+            identity=identity,
+            task_queue=task_queue,
+            lease=lease,
+        )
+
+    @property
+    def is_last(self) -> bool:
+        """Whether closing this client stops the engine of its target."""
+        return self._lease is not None and self._lease.is_last
 
     async def close(self) -> None:
         """Let go of the target's engine; the last client to do so stops it. Harmless to repeat."""
@@ -183,6 +201,7 @@ class Client:
         self, target: Target, args: Sequence[Any], result_type: Any, options: StartOptions
     ) -> WorkflowHandle[Any]:
         converter = self.data_converter
+        options.setdefault("task_queue", self.task_queue)
         request = start_request(
             target, args, options, namespace=self.namespace, identity=self.identity, converter=converter
         )

@@ -26,7 +26,7 @@ from perdure.api import messages as m
 from perdure.client import Client
 from perdure.client.errors import translate
 from perdure.client.options import DEFAULT_TASK_QUEUE
-from perdure.exceptions import PerdureError
+from perdure.replay import guard as determinism
 from perdure.replay.ports import NO_GUARD, Guard
 from perdure.worker.activity_tasks import ActivityTaskWorker
 from perdure.worker.processes import ProcessPool, check_process_activity
@@ -81,7 +81,7 @@ class Worker:
         sticky_queue_schedule_to_start_timeout: timedelta = timedelta(seconds=10),
         default_heartbeat_throttle_interval: timedelta = timedelta(seconds=30),
         max_heartbeat_throttle_interval: timedelta = timedelta(seconds=60),
-        guard: Guard | None = None,
+        guard: bool = True,
     ) -> None:
         """Make a worker; it does nothing until started.
 
@@ -102,7 +102,7 @@ class Worker:
             default_heartbeat_throttle_interval: least time between heartbeats of activities that have no
                 heartbeat timeout.
             max_heartbeat_throttle_interval: most time between heartbeats that were asked for.
-            guard: forbids non-deterministic calls in workflow code.
+            guard: whether workflow code is kept from calls whose outcome differs from run to run (clock, chance, I/O).
 
         Raises:
             DefinitionError: something listed is not a workflow or activity, or two have the same name.
@@ -129,7 +129,7 @@ class Worker:
         self._limits = (max_concurrent_workflow_tasks, max_cached_workflow_bytes, max_concurrent_activities)
         self._throttles = (default_heartbeat_throttle_interval, max_heartbeat_throttle_interval)
         self._sticky_timeout = sticky_queue_schedule_to_start_timeout
-        self._guard = guard or NO_GUARD
+        self._guard: Guard = determinism if guard else NO_GUARD
         self._own_executor = activity_executor is None
         self._executor: Executor = activity_executor or ThreadPoolExecutor(
             max_concurrent_activities, thread_name_prefix="perdure-activity"
@@ -141,6 +141,8 @@ class Worker:
         self._failure: BaseException | None = None
         self._ending: asyncio.Event | None = None
         self._stop_task: asyncio.Task[None] | None = None
+        self._block_task: asyncio.Task[Any] | None = None
+        self._block_cancelled = False
 
     def _parts(self) -> None:
         """Make what polls; needs the running event loop."""
@@ -201,6 +203,8 @@ class Worker:
         except RpcError as error:
             self._ending = None
             raise translate(error) from error
+        if self._guard is not NO_GUARD:
+            determinism.install()
         self._parts()
         if self._workflow_tasks is not None:
             self._workflow_tasks.start()
@@ -218,6 +222,9 @@ class Worker:
             _logger.critical("worker on task queue %s stops: %s", self.task_queue, error, exc_info=error)
             if self._ending is not None:
                 self._ending.set()
+            if self._block_task is not None and not self._block_cancelled:
+                self._block_cancelled = True
+                self._block_task.cancel()
 
     async def wait_ended(self) -> None:
         """Wait until the worker is told to stop, or fails.
@@ -312,11 +319,29 @@ class Worker:
 
     async def __aenter__(self) -> Self:
         await self.start()
+        # If the worker fails, what waits for it inside the block would wait for ever: the block is cancelled.
+        self._block_task = asyncio.current_task()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.stop()
-        if error is None and isinstance(self._failure, PerdureError):
+        await self.leave(error, hand_back=True)
+
+    async def leave(self, error: BaseException | None, *, hand_back: bool) -> None:
+        """Leave an ``async with`` block: stop, and raise the worker's own failure if it has one.
+
+        Args:
+            error: what ended the block.
+            hand_back: as for `stop`.
+
+        Raises:
+            PerdureError: the worker failed, and why.
+        """
+        block, self._block_task = self._block_task, None
+        if self._block_cancelled and block is not None:
+            self._block_cancelled = False
+            block.uncancel()
+        await self.stop(hand_back=hand_back)
+        if self._failure is not None and (error is None or isinstance(error, asyncio.CancelledError)):
             raise self._failure

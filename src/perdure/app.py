@@ -1,0 +1,180 @@
+"""The front door: engine, worker and client in one process.
+
+`open` gives an `App`. Entering it opens the database (creating it if missing), starts a worker for every workflow and
+activity decorated so far, and goes on with whatever an earlier process left unfinished. Leaving it stops the worker;
+what is still running then goes on when the database is opened again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self, TypedDict, Unpack
+
+from perdure.activity.definition import REGISTRY as ACTIVITIES
+from perdure.activity.definition import Activity
+from perdure.client import Client, WorkflowHandle
+from perdure.client.options import DEFAULT_TASK_QUEUE
+from perdure.converter import DataConverter
+from perdure.replay.definition import REGISTRY as WORKFLOWS
+from perdure.worker import Worker
+
+__all__ = ["App", "WorkerOptions", "open"]
+
+
+class WorkerOptions(TypedDict, total=False):
+    """Options of the app's worker; see `perdure.Worker`."""
+
+    max_concurrent_activities: int
+    max_concurrent_workflow_tasks: int
+    max_cached_workflow_bytes: int
+    max_process_activities: int
+    graceful_shutdown_timeout: timedelta
+    guard: bool
+
+
+class App:
+    """A running application; see `open`.
+
+    Attributes:
+        task_queue: where its worker listens, and its workflows are started.
+    """
+
+    def __init__(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        workflows: Sequence[object] | None,
+        activities: Sequence[Activity[..., Any] | Callable[..., Any]] | None,
+        task_queue: str,
+        namespace: str,
+        data_converter: DataConverter | None,
+        identity: str | None,
+        options: WorkerOptions,
+    ) -> None:
+        self.task_queue = task_queue
+        self._target = target
+        self._workflows = workflows
+        self._activities = activities
+        self._namespace = namespace
+        self._data_converter = data_converter
+        self._identity = identity
+        self._options = options
+        self._client: Client | None = None
+        self._worker: Worker | None = None
+
+    @property
+    def client(self) -> Client:
+        """The client.
+
+        Raises:
+            RuntimeError: outside of the ``async with`` block.
+        """
+        if self._client is None:
+            raise RuntimeError('the app is not open: use it inside "async with perdure.open(…) as app:"')
+        return self._client
+
+    @property
+    def worker(self) -> Worker | None:
+        """The worker; None if there is nothing for one to run."""
+        return self._worker
+
+    @property
+    def start(self):
+        """Start a workflow: ``handle = await app.start(fulfil, order, id="order-1")``; see `Client.start_workflow`."""
+        return self.client.start_workflow
+
+    @property
+    def execute(self):
+        """Start a workflow and wait for its result; see `Client.execute_workflow`."""
+        return self.client.execute_workflow
+
+    def handle(
+        self, workflow_id: str, *, run_id: str | None = None, result_type: type[Any] | None = None
+    ) -> WorkflowHandle[Any]:
+        """A handle to a workflow by its id; see `Client.get_workflow_handle`."""
+        return self.client.get_workflow_handle(workflow_id, run_id=run_id, result_type=result_type)
+
+    async def __aenter__(self) -> Self:
+        client = await Client.connect(
+            self._target,
+            namespace=self._namespace,
+            data_converter=self._data_converter,
+            identity=self._identity,
+            task_queue=self.task_queue,
+        )
+        try:
+            workflows = WORKFLOWS.workflows() if self._workflows is None else self._workflows
+            activities = ACTIVITIES.activities() if self._activities is None else self._activities
+            if workflows or activities:
+                self._worker = Worker(
+                    client, task_queue=self.task_queue, workflows=workflows, activities=activities, **self._options
+                )
+                await self._worker.__aenter__()
+        except BaseException:
+            self._worker = None
+            await client.close()
+            raise
+        self._client = client
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        client, worker = self._client, self._worker
+        self._client = self._worker = None
+        try:
+            if worker is not None:
+                # With the engine gone too, unfinished activities are handed out again as the same attempt.
+                await worker.leave(error, hand_back=client is not None and not client.is_last)
+        finally:
+            if client is not None:
+                await client.close()
+
+
+def open(
+    target: str | os.PathLike[str],
+    *,
+    workflows: Sequence[object] | None = None,
+    activities: Sequence[Activity[..., Any] | Callable[..., Any]] | None = None,
+    task_queue: str = DEFAULT_TASK_QUEUE,
+    namespace: str = "default",
+    data_converter: DataConverter | None = None,
+    identity: str | None = None,
+    **options: Unpack[WorkerOptions],
+) -> App:
+    """Open an application: engine, worker and client in this process.
+
+    Example::
+
+        async with perdure.open("orders.db") as app:
+            receipt = await app.execute(fulfil, order, id=f"order-{order.id}")
+
+    Args:
+        target: ``"orders.db"`` or ``"sqlite:orders.db"``: a database file, created if missing.
+            ``"memory:"`` keeps nothing.
+        workflows: what the worker runs; every workflow decorated so far when None.
+        activities: likewise.
+        task_queue: where the worker listens and workflows are started.
+        namespace: which namespace of the database.
+        data_converter: converts values; see `perdure.converter`.
+        identity: who is working, for histories.
+        options: of the worker; see `perdure.Worker`.
+
+    Raises, when entered:
+        TargetError: the target has no known form.
+        DatabaseError: the database cannot be opened; the subclass and message say why and what to do.
+        DefinitionError: two workflows or activities have the same name.
+    """
+    return App(
+        target,
+        workflows=workflows,
+        activities=activities,
+        task_queue=task_queue,
+        namespace=namespace,
+        data_converter=data_converter,
+        identity=identity,
+        options=options,
+    )
