@@ -36,6 +36,7 @@ class RunCache:
         store: where runs are read.
         limit_bytes: of cold runs, estimated.
         quarantine_kept: how many damaged runs are remembered.
+        recovered_at_ms: when this engine took over; what was handed out before may have been running since.
         on_loaded: called with each run read from the store, before anybody sees it.
         on_evicted: called with each run that leaves to save memory.
     """
@@ -46,6 +47,7 @@ class RunCache:
         *,
         limit_bytes: int,
         quarantine_kept: int,
+        recovered_at_ms: int,
         on_loaded: Callable[[Slot], None],
         on_evicted: Callable[[Slot], None],
     ) -> None:
@@ -59,6 +61,7 @@ class RunCache:
         self._store = store
         self._limit_bytes = limit_bytes
         self._quarantine_kept = quarantine_kept
+        self._recovered_at_ms = recovered_at_ms
         self._on_loaded = on_loaded
         self._on_evicted = on_evicted
         self._run_ids: dict[str, int] = {}
@@ -166,7 +169,8 @@ class RunCache:
     async def _decode(self, loaded: LoadedRun) -> history.Run:
         key = loaded.row.run_key
         try:
-            return history.decode(key, loaded.row.state, [(item.event_id, item.data) for item in loaded.items])
+            items = [(item.event_id, item.data) for item in loaded.items]
+            return history.decode(key, loaded.row.state, items, recovered_at_ms=self._recovered_at_ms)
         except history.StateVersionError:
             return await self._rebuild(key)
 
@@ -181,7 +185,7 @@ class RunCache:
             for row in fresh:
                 frames.extend(frames_of(row.data))
         rebuilt = history.encode(history.Run(run_key, history.fold(run_key, frames)))
-        return history.decode(run_key, rebuilt.state, rebuilt.items)
+        return history.decode(run_key, rebuilt.state, rebuilt.items, recovered_at_ms=self._recovered_at_ms)
 
     def quarantine(self, run_key: int, why: str) -> RpcError:
         """Refuse everything about a run from now on. Returns the error to raise."""

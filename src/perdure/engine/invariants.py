@@ -59,9 +59,11 @@ async def _scan_run(store: Store, run_key: int) -> list[str]:
     run, wake_ms = read
     name = f"run {run_key} ({run.state.workflow_id})"
     frames: list[bytes] = []
-    while rows := await store.read_history(run_key, len(frames) + 1, _READ_BYTES):
-        if rows[0].first_event_id != len(frames) + 1:
-            return [f"{name}: history has no row for event {len(frames) + 1}"]
+    while len(frames) < run.state.next_event_id - 1:
+        next_id = len(frames) + 1
+        rows = await store.read_history(run_key, next_id, _READ_BYTES)
+        if not rows or rows[0].first_event_id != next_id:
+            return [f"{name}: history has no row that begins with event {next_id}"]
         for row in rows:
             frames.extend(frames_of(row.data))
     return [f"{name}: {finding}" for finding in [*_scan_history(run, frames), *await _scan_state(store, run, wake_ms)]]

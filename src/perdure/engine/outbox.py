@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.engine import history
-from perdure.engine.history import Lineage, MessageKind, OutMessage
+from perdure.engine.history import MessageKind, OutMessage
 from perdure.engine.slot import Slot
 from perdure.engine.starts import start_workflow
 
@@ -129,20 +129,12 @@ class Outbox:
         shard.apply(sender, transition)
 
     async def _start_child(self, sender: Slot, message: OutMessage) -> _Outcome:
-        state = sender.run.state
         request = m.StartWorkflowExecutionRequest.FromString(message.data)
         namespace = self._shard.namespaces.by_name.get(message.namespace)
         if namespace is None:
             cause = _ChildCause.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
             return _Outcome(failure_cause=cause)
-        lineage = Lineage(
-            parent_namespace=state.namespace,
-            parent_workflow_id=state.workflow_id,
-            parent_run_id=state.run_id,
-            parent_initiated_event_id=message.event_id,
-            root_workflow_id=state.root_workflow_id or state.workflow_id,
-            root_run_id=state.root_run_id or state.run_id,
-        )
+        lineage = history.child_lineage(sender.run, message)
         try:
             started = await start_workflow(self._shard, namespace, request, lineage=lineage)
         except RpcError as error:

@@ -75,6 +75,7 @@ class Shard:
             store,
             limit_bytes=config.cache_bytes,
             quarantine_kept=config.quarantine_kept,
+            recovered_at_ms=clock.now_ms(),
             on_loaded=self._loaded,
             on_evicted=self._evicted,
         )
@@ -571,7 +572,7 @@ _NO_LINEAGE = Lineage()
 def _hold_again(slot: Slot, held: HeldActivity) -> None:
     """A worker of this process still runs the attempt: it must not be handed out beside it."""
     item = slot.run.state.items.get(held.scheduled_event_id)
-    if isinstance(item, history.ActivityItem) and item.attempt == held.attempt:
+    if isinstance(item, history.ActivityItem) and item.attempt == held.attempt and not item.held:
         live = held.live
         history.start_activity(slot.run, held.scheduled_event_id, identity=live.identity, now_ms=live.started_at_ms)
         slot.run.live.activities[held.scheduled_event_id].last_heartbeat_at_ms = live.last_heartbeat_at_ms
