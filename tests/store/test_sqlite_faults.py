@@ -340,3 +340,19 @@ async def test_another_programs_write_lock_is_waited_for_and_named(path: Path, m
     await store.commit(started(1))
     assert await store.load_run(1) is not None
     await store.close()
+
+
+async def test_whatever_goes_wrong_in_the_writer_reaches_the_caller(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("injected")
+
+    store = await opened(path)
+    monkeypatch.setattr(writer, "execute", fail)
+    with pytest.raises(StoreWriteError, match="injected"):
+        await store.commit(started(1))
+    monkeypatch.undo()
+    with pytest.raises(StoreWriteError, match="injected"):
+        await store.commit(started(1))
+    await store.close()

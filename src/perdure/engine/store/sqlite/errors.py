@@ -53,7 +53,7 @@ def read_error(path: str, error: apsw.Error | UnicodeError, run_key: int | None 
             return StoreError(f"{path} can't be read: {error}")
 
 
-def write_error(path: str, error: apsw.Error) -> StoreError:
+def write_error(path: str, error: Exception) -> StoreError:
     """What became of a commit."""
     match error:
         case apsw.FullError():

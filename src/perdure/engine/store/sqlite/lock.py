@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+from contextlib import suppress
 
 from perdure.engine.store.port import StoreLockedError, StoreMissingError
 
@@ -59,8 +60,10 @@ class FileLock:
             self._identity = (status.st_dev, status.st_ino)
             self._descriptor = descriptor
             _held[self._identity] = os.getpid()
-            os.truncate(descriptor, 0)
-            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+            # The lock holds without its pid: a full disk is no reason not to open.
+            with suppress(OSError):
+                os.truncate(descriptor, 0)
+                os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
 
     def release(self) -> None:
         """Give the lock up; harmless if it is not held."""

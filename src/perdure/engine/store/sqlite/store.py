@@ -17,7 +17,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -74,12 +74,20 @@ class SqliteStore:
     async def open(self) -> None:
         if self._writer is not None:
             raise StoreError(f"{self.path} is open already")
-        await asyncio.to_thread(self._open)
+        opening = asyncio.get_running_loop().run_in_executor(None, self._open)
+        try:
+            await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # The thread can't be stopped half-way; what it opens must not stay open behind a caller who has gone.
+            with suppress(StoreError):
+                await opening
+            await self.close()
+            raise
 
     async def close(self) -> None:
-        if self._writer is None:
-            return
-        await asyncio.to_thread(self._close)
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            await asyncio.to_thread(self._close, writer)
 
     async def commit(self, batch: Batch) -> None:
         writer = self._writer
@@ -180,9 +188,7 @@ class SqliteStore:
         writer.start()
         self._writer = writer
 
-    def _close(self) -> None:
-        writer, self._writer = self._writer, None
-        assert writer is not None
+    def _close(self, writer: Writer) -> None:
         writer.stop()
         if self._scans is not None:
             self._scans.shutdown()

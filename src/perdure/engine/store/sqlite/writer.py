@@ -89,15 +89,13 @@ class Writer:
         changed = self._connection.total_changes()
         try:
             execute(self._connection, self._statement, packed.arguments)
-        except apsw.Error as error:
+        except Exception as error:
+            # Whatever it is goes to the caller: a thread that died of it would leave every caller waiting.
             failure = write_error(self._path, error)
-            if isinstance(failure, StoreWriteError | StoreFencedError):
+            if isinstance(failure, StoreWriteError | StoreFencedError) or self._connection.in_transaction:
                 self._failure = failure
-            elif self._connection.in_transaction:
-                execute(self._connection, "ROLLBACK")
             return failure
-        assert not self._connection.in_transaction
-        if self._connection.total_changes() - changed < packed.upserts:
+        if self._connection.total_changes() - changed < packed.upserts or self._connection.in_transaction:
             self._failure = StoreWriteError(f"{self._path}: SQLite wrote fewer rows than it was given; report this")
         return self._failure
 
@@ -111,7 +109,7 @@ class Writer:
         except (apsw.FullError, apsw.BusyError):
             # The WAL keeps what could not be moved; the next time will do.
             return
-        except apsw.Error as error:
+        except Exception as error:
             self._failure = write_error(self._path, error)
 
     def _written_pages(self) -> int:
