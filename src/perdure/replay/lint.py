@@ -39,7 +39,7 @@ MAX_FUNCTIONS = 5_000
 
 _STDLIB = sys.stdlib_module_names
 _DEFERRING = frozenset({"step", "execute_local_activity", "start_local_activity"})
-_SUSPENDING = frozenset({"guard_off", "suspended"})
+_SUSPENDING = frozenset({"guard_off", "sandbox_unrestricted", "suspended"})
 
 _CALL_WITHOUT_ARGUMENTS = ast.Call(func=ast.Constant(value=None), args=[], keywords=[])
 

@@ -27,6 +27,7 @@ from perdure.client import Client
 from perdure.client.errors import translate
 from perdure.client.options import DEFAULT_TASK_QUEUE
 from perdure.replay import guard as determinism
+from perdure.replay.lint import require_clean
 from perdure.replay.ports import NO_GUARD, Guard
 from perdure.worker.activity_tasks import ActivityTaskWorker
 from perdure.worker.processes import ProcessPool, check_process_activity
@@ -189,6 +190,7 @@ class Worker:
         """Begin to poll. Harmless to repeat.
 
         Raises:
+            ForbiddenCodeError: the source of a workflow contains forbidden calls; all of them are listed.
             NamespaceNotFoundError: the client's namespace does not exist.
             RuntimeError: the worker has been stopped; make a new one.
         """
@@ -196,6 +198,9 @@ class Worker:
             if self._ending.is_set():
                 raise RuntimeError("this worker has been stopped; make a new one")
             return
+        if self._guard is not NO_GUARD:
+            determinism.install()
+            require_clean(self._definitions.values())
         self._ending = asyncio.Event()
         request = m.DescribeNamespaceRequest(namespace=self.client.namespace)
         try:
@@ -203,8 +208,6 @@ class Worker:
         except RpcError as error:
             self._ending = None
             raise translate(error) from error
-        if self._guard is not NO_GUARD:
-            determinism.install()
         self._parts()
         if self._workflow_tasks is not None:
             self._workflow_tasks.start()
