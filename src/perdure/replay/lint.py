@@ -24,8 +24,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FunctionType, MethodType
 from typing import Any, TypeAlias, cast
 
+from perdure.exceptions import Finding, ForbiddenCodeError
 from perdure.replay.definition import WorkflowDefinition
-from perdure.replay.errors import Finding, ForbiddenCodeError
 from perdure.replay.guard import is_third_party
 from perdure.replay.guard_patches import harmless, rules_by_callable
 from perdure.replay.guard_rules import ENVIRONMENT, NO_EXECUTOR, NO_RANDOM, NO_WALL_CLOCK, STATIC_PREFIXES, Rule, Target

@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from perdure.exceptions import DefinitionError
+from perdure.exceptions import DefinitionError, Finding, ForbiddenCodeError
 from perdure.replay import guard
 from perdure.replay.definition import HandlerDefinition, Signature, WorkflowDefinition
-from perdure.replay.errors import Finding, ForbiddenCodeError
 from perdure.replay.lint import lint_definition, require_clean
 
 Load = Callable[..., ModuleType]
