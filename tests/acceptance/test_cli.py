@@ -77,7 +77,7 @@ BAD = [
     (("run", "shop.py:fulfil", "--input", "1", "--input", "2"), "takes 1 argument"),
     (("run", "shop.py:fulfil", "--input", '{"id": 1}'), "argument 'order'"),
     (("run", "shop.py:fulfil", "--input", ORDER, "--id", "x" * 1001), "1000"),
-    (("run", "shop.py:fulfil", "--input", ORDER, "--db", "none/such/folder.db"), "folder"),
+    (("run", "shop.py:fulfil", "--input", ORDER, "--db", "none/such/folder.db"), "does not exist"),
     (("list", "--db", "none.db"), "there is no database"),
     (("show", "A1", "--db", "none.db"), "there is no database"),
     (("demo", "--orders", "none.csv"), "can't be read"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -109,7 +109,7 @@ def show(
 
 
 @contextmanager
-def _interruptible(advice: str) -> Iterator[None]:
+def _interruptible(advice: str) -> Generator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
