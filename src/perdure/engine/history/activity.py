@@ -21,9 +21,9 @@ from typing import Final
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
-from perdure.engine.history import deadlines, events, failures, pending, retrying, workflow_task
+from perdure.engine.history import deadlines, events, failures, frames, pending, retrying, workflow_task
 from perdure.engine.history.events import DEFERRED
-from perdure.engine.history.recording import arrival_id, arrive
+from perdure.engine.history.recording import arrival_id, arrive, arrive_body
 from perdure.engine.history.state import ActivityItem, ActivityLive, Run
 from perdure.engine.history.transition import DEFAULT_LIMITS, Limits, Transition
 
@@ -94,8 +94,9 @@ def start_activity(run: Run, scheduled_event_id: int, *, identity: str, now_ms: 
         raise RpcError(StatusCode.NOT_FOUND, "activity task is handed out already")
     item.next_attempt_at_ms = 0
     held[scheduled_event_id] = ActivityLive(now_ms, identity, 0)
-    if item.start_to_close_ms or item.heartbeat_ms:
-        deadlines.push_activity(run, item)
+    span_ms = item.heartbeat_ms or item.start_to_close_ms
+    if span_ms:
+        deadlines.push(run, now_ms + span_ms, deadlines.ACTIVITY, scheduled_event_id)
     return item
 
 
@@ -124,8 +125,8 @@ def complete_activity(
         return fail_activity(run, scheduled_event_id, attempt, failure, identity=identity, now_ms=now_ms)
     transition = Transition(run, now_ms)
     started_id = _record_started(transition, item, identity)
-    event = events.activity_completed(arrival_id(run), now_ms, scheduled_event_id, started_id, result, identity)
-    arrive(transition, event)
+    body = frames.activity_completed(arrival_id(run), now_ms, scheduled_event_id, started_id, result, identity)
+    arrive_body(transition, body)
     pending.remove_activity(run, item)
     workflow_task.call(transition)
     return transition
@@ -272,12 +273,10 @@ def _record_started(transition: Transition, item: ActivityItem, identity: str) -
         identity = item.last_worker_identity
     else:
         started_at_ms = transition.now_ms
-    event = events.activity_started(
-        arrival_id(run), started_at_ms, item.event_id, identity, item.attempt, item.last_failure
-    )
-    started_id = event.event_id or DEFERRED
-    arrive(transition, event)
-    return started_id
+    event_id = arrival_id(run)
+    body = frames.activity_started(event_id, started_at_ms, item.event_id, identity, item.attempt, item.last_failure)
+    arrive_body(transition, body)
+    return event_id or DEFERRED
 
 
 def fire_due(transition: Transition, item: ActivityItem) -> None:

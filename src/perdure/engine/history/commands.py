@@ -1,7 +1,7 @@
 """What a worker may ask for: command type → how it is checked and how it is carried out.
 
 A completion is first checked as a whole (`plan_commands`): every command against the state, the limits and the
-commands before it. Only when all of them hold are they carried out (`Step.apply`), in order; from then on nothing can
+commands before it. Only when all of them hold are they carried out, in order; from then on nothing can
 go wrong. One bad command makes the whole task fail: `BadCommand` carries the cause that the Failed event names.
 
 Commands after the first one that closes the run are ignored: the run is over.
@@ -35,7 +35,7 @@ def plan_commands(plan: Plan, commands: Iterable[m.Command]) -> list[Step]:
             raise BadCommand(_C.WORKFLOW_TASK_FAILED_CAUSE_FEATURE_DISABLED, _unsupported(command))
         attributes = getattr(command, handler.attributes)
         prepared = handler.check(plan, attributes)
-        steps.append(Step(handler.apply, command, attributes, prepared))
+        steps.append((handler.apply, command, attributes, prepared))
         if plan.closes:
             break
     return steps

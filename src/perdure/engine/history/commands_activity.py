@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from perdure.api import messages as m
-from perdure.engine.history import deadlines, events, evolve, failures, pending, retrying
+from perdure.engine.history import deadlines, events, evolve, failures, frames, pending, retrying
 from perdure.engine.history.planning import (
     BadCommand,
     Plan,
-    check_length,
     check_name,
     check_policy,
     check_size,
     check_span,
     write,
 )
+from perdure.engine.history.recording import append_frame
 from perdure.engine.history.state import ActivityItem, Run
 from perdure.engine.history.transition import Transition
 
@@ -26,7 +28,12 @@ _BAD_ACTIVITY = _C.WORKFLOW_TASK_FAILED_CAUSE_BAD_SCHEDULE_ACTIVITY_ATTRIBUTES
 _BAD_ACTIVITY_CANCEL = _C.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_ACTIVITY_ATTRIBUTES
 
 
-class _ActivityPlan(NamedTuple):
+class _ActivityPlan(Struct):
+    """What a check has read from the command, so that it is read once."""
+
+    activity_id: str
+    activity_type: str
+    task_queue: str
     timeouts_ms: tuple[int, int, int, int]
     policy: retrying.Policy
     adjusted: bool
@@ -34,9 +41,12 @@ class _ActivityPlan(NamedTuple):
 
 def check_schedule_activity(plan: Plan, attributes: m.ScheduleActivityTaskCommandAttributes) -> _ActivityPlan:
     activity_id = attributes.activity_id
+    activity_type = attributes.activity_type.name
+    task_queue = attributes.task_queue.name
     check_name(plan, activity_id, "ActivityId", _BAD_ACTIVITY)
-    check_name(plan, attributes.activity_type.name, "ActivityType", _BAD_ACTIVITY)
-    check_length(plan, attributes.task_queue.name, _BAD_ACTIVITY)
+    check_name(plan, activity_type, "ActivityType", _BAD_ACTIVITY)
+    if task_queue:
+        check_name(plan, task_queue, "TaskQueue", _BAD_ACTIVITY)
     known = plan.run.live.activity_ids
     if activity_id in plan.activity_ids or (
         activity_id in known and known[activity_id] not in plan.cancelled_activities
@@ -53,22 +63,32 @@ def check_schedule_activity(plan: Plan, attributes: m.ScheduleActivityTaskComman
     if plan.oversize:
         check_size(plan, attributes.input, "ScheduleActivityTaskCommandAttributes.Input", _BAD_ACTIVITY)
         check_size(plan, attributes.header, "ScheduleActivityTaskCommandAttributes.Header", _BAD_ACTIVITY)
-    policy = check_policy(attributes.retry_policy, _BAD_ACTIVITY)
-    plan.activity_ids.add(activity_id)
+    has = attributes.HasField
+    policy = check_policy(attributes.retry_policy, _BAD_ACTIVITY) if has("retry_policy") else retrying.DEFAULT
     given = (
-        check_span(attributes.schedule_to_close_timeout, "ScheduleToCloseTimeout", _BAD_ACTIVITY),
-        check_span(attributes.schedule_to_start_timeout, "ScheduleToStartTimeout", _BAD_ACTIVITY),
-        check_span(attributes.start_to_close_timeout, "StartToCloseTimeout", _BAD_ACTIVITY),
-        check_span(attributes.heartbeat_timeout, "HeartbeatTimeout", _BAD_ACTIVITY),
+        check_span(attributes.schedule_to_close_timeout, "ScheduleToCloseTimeout", _BAD_ACTIVITY)
+        if has("schedule_to_close_timeout")
+        else 0,
+        check_span(attributes.schedule_to_start_timeout, "ScheduleToStartTimeout", _BAD_ACTIVITY)
+        if has("schedule_to_start_timeout")
+        else 0,
+        check_span(attributes.start_to_close_timeout, "StartToCloseTimeout", _BAD_ACTIVITY)
+        if has("start_to_close_timeout")
+        else 0,
+        check_span(attributes.heartbeat_timeout, "HeartbeatTimeout", _BAD_ACTIVITY) if has("heartbeat_timeout") else 0,
     )
     timeouts_ms = _activity_timeouts(given, plan.run.state.run_timeout_ms)
-    return _ActivityPlan(timeouts_ms, policy, timeouts_ms != given)
+    plan.activity_ids.add(activity_id)
+    return _ActivityPlan(activity_id, activity_type, task_queue, timeouts_ms, policy, timeouts_ms != given)
 
 
 def _activity_timeouts(given: tuple[int, int, int, int], run_timeout_ms: int) -> tuple[int, int, int, int]:
     """The timeouts that hold: each bounded by the longer ones and by the run's; missing ones deduced."""
     to_close, to_start, start_to_close, heartbeat = given
-    if to_close:
+    if start_to_close and not (to_close or run_timeout_ms):
+        if heartbeat <= start_to_close:
+            return given
+    elif to_close:
         to_start = min(to_start or to_close, to_close)
         start_to_close = min(start_to_close or to_close, to_close)
     elif start_to_close:
@@ -95,19 +115,22 @@ def schedule_activity(
     event_id = state.next_event_id
     now_ms = plan.now_ms
     policy = prepared.policy
-    event = events.activity_scheduled(event_id, now_ms, attributes, policy.message, plan.completed_event_id)
-    if prepared.adjusted:
+    task_queue = prepared.task_queue
+    if prepared.adjusted or not task_queue or command.HasField("user_metadata") or command.event_group_markers:
+        task_queue = task_queue or state.task_queue
+        event = events.activity_scheduled(event_id, now_ms, attributes, policy.message, plan.completed_event_id)
         events.set_activity_timeouts(event, prepared.timeouts_ms)
-    task_queue = attributes.task_queue.name
-    if not task_queue:
-        task_queue = state.task_queue
         events.set_activity_queue(event, task_queue)
-    write(transition, command, event)
+        write(transition, command, event)
+    else:
+        body = frames.activity_scheduled(event_id, now_ms, attributes, policy.data, plan.completed_event_id)
+        append_frame(transition, frames.framed(body))
+        event = m.HistoryEvent.FromString(body)
     to_close, to_start, start_to_close, heartbeat = prepared.timeouts_ms
     item = ActivityItem(
         event_id,
-        attributes.activity_id,
-        attributes.activity_type.name,
+        prepared.activity_id,
+        prepared.activity_type,
         task_queue,
         now_ms,
         to_close,

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.api.durations import duration_ms
-from perdure.engine.history import closing, commands, events, evolve, failures, workflow_task
+from perdure.engine.history import closing, commands, evolve, failures, frames, workflow_task
+from perdure.engine.history.frames import framed
 from perdure.engine.history.planning import BadCommand, Plan
-from perdure.engine.history.recording import append, flush
+from perdure.engine.history.recording import append_frame, flush
 from perdure.engine.history.state import Run, WorkflowTaskLive
 from perdure.engine.history.transition import Limits, Transition
 
@@ -58,8 +59,8 @@ def complete_workflow_task(
         transition.error = RpcError(StatusCode.INVALID_ARGUMENT, reason)
         return transition
     _write_completed(transition, task, request, plan)
-    for step in steps:
-        step.apply(plan, transition, step.command, step.attributes, step.prepared)
+    for apply, command, attributes, prepared in steps:
+        apply(plan, transition, command, attributes, prepared)
     if run.is_open:
         flushed = flush(transition)
         if flushed or request.force_create_new_workflow_task:
@@ -77,8 +78,8 @@ def _write_completed(
     workflow_task.write_started(transition, task)
     run.live.frames = []
     event_id = state.next_event_id
-    event = events.task_completed(event_id, transition.now_ms, task.scheduled_event_id, task.started_event_id, request)
-    append(transition, event)
+    body = frames.task_completed(event_id, transition.now_ms, task.scheduled_event_id, task.started_event_id, request)
+    append_frame(transition, framed(body))
     evolve.apply_task_completed(state, event_id, task.started_event_id)
     plan.completed_event_id = event_id
     if request.HasField("sticky_attributes"):

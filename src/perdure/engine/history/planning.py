@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
+from msgspec import Struct
 
 from perdure.api import messages as m
-from perdure.api.durations import duration_ms
 from perdure.engine.history import events, retrying
 from perdure.engine.history.recording import append
 from perdure.engine.history.state import Run
@@ -31,8 +30,7 @@ class BadCommand(Exception):
         self.cause = cause
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(Struct):
     """The commands of one completion: what was checked so far, and what carrying them out needs."""
 
     run: Run
@@ -46,9 +44,9 @@ class Plan:
     """Buffered events that remain when timers whose firing was buffered are cancelled."""
     completed_event_id: int = 0
     closes: bool = False
-    activity_ids: set[str] = field(default_factory=set[str])
-    cancelled_activities: set[int] = field(default_factory=set[int])
-    timers: dict[str, bool] = field(default_factory=dict[str, bool])
+    activity_ids: set[str] = set()
+    cancelled_activities: set[int] = set()
+    timers: dict[str, bool] = {}
     """Timers started (True) or cancelled (False) by earlier commands."""
     children: int = 0
     signals: int = 0
@@ -62,13 +60,8 @@ Apply = Callable[[Plan, Transition, m.Command, Any, Any], None]
 """(plan, transition, command, attributes, what the check returned)."""
 
 
-class Step(NamedTuple):
-    """A checked command."""
-
-    apply: Apply
-    command: m.Command
-    attributes: Any
-    prepared: Any
+Step = tuple[Apply, m.Command, Any, Any]
+"""A checked command: (apply, command, its attributes, what the check returned)."""
 
 
 class Handler(NamedTuple):
@@ -103,9 +96,12 @@ def check_size(plan: Plan, part: Message, what: str, cause: Cause) -> None:
 
 
 def check_span(duration: Duration, what: str, cause: Cause) -> int:
-    if duration.seconds < 0 or duration.nanos < 0:
+    seconds = duration.seconds
+    nanos = duration.nanos
+    if seconds < 0 or nanos < 0:
         raise BadCommand(cause, f"{what} is negative.")
-    return min(duration_ms(duration), _SPAN_MAX_MS)
+    ms = seconds * 1000 + -(-nanos // 1_000_000)
+    return ms if ms < _SPAN_MAX_MS else _SPAN_MAX_MS
 
 
 def check_namespace(plan: Plan, namespace: str, cause: Cause) -> None:

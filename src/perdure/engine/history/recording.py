@@ -16,6 +16,7 @@ from perdure.api import messages as m
 from perdure.api.framing import frame
 from perdure.engine.history import events, pending
 from perdure.engine.history.events import DEFERRED
+from perdure.engine.history.frames import framed
 from perdure.engine.history.state import ChildItem, OutMessage, Run
 from perdure.engine.history.transition import Transition
 
@@ -63,6 +64,15 @@ def arrive(transition: Transition, event: m.HistoryEvent) -> None:
         append_frame(transition, frame(event))
     else:
         transition.run.state.buffered.append(event.SerializeToString())
+
+
+def arrive_body(transition: Transition, body: bytes) -> None:
+    """`arrive` for an event that `frames` encoded."""
+    run = transition.run
+    if run.live.task is None:
+        append_frame(transition, framed(body))
+    else:
+        run.state.buffered.append(body)
 
 
 def flush(transition: Transition) -> bool:

@@ -42,6 +42,8 @@ class Policy(NamedTuple):
 
     retry: Retry
     message: m.RetryPolicy
+    data: bytes
+    """The message, serialized."""
 
 
 class Attempt(NamedTuple):
@@ -94,7 +96,7 @@ def _policy_of_bytes(data: bytes) -> Policy:
         max_attempts=message.maximum_attempts,
         non_retryable=tuple(message.non_retryable_error_types),
     )
-    return Policy(retry, message)
+    return Policy(retry, message, message.SerializeToString())
 
 
 def is_retryable(failure: m.Failure, non_retryable: tuple[str, ...]) -> bool:
@@ -147,3 +149,7 @@ def _requested_delay_ms(failure: m.Failure) -> int | None:
     if not info.HasField("next_retry_delay"):
         return None
     return max(0, duration_ms(info.next_retry_delay))
+
+
+DEFAULT: Final = policy_of(m.RetryPolicy())
+"""What an activity without a policy has: unlimited attempts."""

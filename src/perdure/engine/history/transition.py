@@ -6,7 +6,9 @@ the write. The shard appends the frames, marks the run dirty, and acts on the re
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from msgspec import Struct
 
 from perdure.api import RpcError
 from perdure.api import messages as m
@@ -76,19 +78,18 @@ class NextRun:
     lineage: Lineage
 
 
-@dataclass(slots=True)
-class Transition:
-    """The outcome of one decision about one run."""
+class Transition(Struct):
+    """The outcome of one decision about one run. (A Struct: one is made for each decision.)"""
 
     run: Run
     now_ms: int
-    frames: list[bytes] = field(default_factory=list[bytes])
+    frames: list[bytes] = []
     """New events, framed, in order; the last one's id is run.state.next_event_id - 1."""
     workflow_task: bool = False
     """A workflow task has become dispatchable (now, not before state.task_not_before_ms): offer it."""
-    activities: list[int] = field(default_factory=list[int])
+    activities: list[int] = []
     """Scheduled event ids of activities that have become dispatchable: offer them after the commit."""
-    messages: list[OutMessage] = field(default_factory=list[OutMessage])
+    messages: list[OutMessage] = []
     """New outbox messages: deliver them after the commit."""
     next_run: NextRun | None = None
     changed: bool = True

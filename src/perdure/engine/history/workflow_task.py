@@ -20,8 +20,8 @@ from typing import Final
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
-from perdure.api.framing import frame
-from perdure.engine.history import events, evolve, failures
+from perdure.engine.history import events, evolve, failures, frames
+from perdure.engine.history.frames import framed
 from perdure.engine.history.recording import append, append_frame, flush
 from perdure.engine.history.state import Run, WorkflowTaskLive
 from perdure.engine.history.transition import DEFAULT_LIMITS, Limits, Transition
@@ -52,8 +52,10 @@ def schedule(transition: Transition) -> None:
     state = run.state
     event_id = state.next_event_id
     now_ms = transition.now_ms
-    event = events.task_scheduled(event_id, now_ms, state.task_queue, state.sticky_queue, state.task_timeout_ms, 1)
-    append_frame(transition, frame(event))
+    append_frame(
+        transition,
+        framed(frames.task_scheduled(event_id, now_ms, state.task_queue, state.sticky_queue, state.task_timeout_ms, 1)),
+    )
     evolve.apply_task_scheduled(state, event_id, now_ms, 1)
     transition.workflow_task = True
     if len(run.live.frames) > LIVE_FRAMES_MAX:
@@ -85,14 +87,14 @@ def start(
         scheduled_id = started_id
         started_id += 1
         queue = state.sticky_queue
-        event = events.task_scheduled(
+        body = frames.task_scheduled(
             scheduled_id, state.task_scheduled_at_ms, state.task_queue, queue, state.task_timeout_ms, attempt
         )
-        scheduled_frame = frame(event)
+        scheduled_frame = framed(body)
     suggest = None
     if started_id >= limits.history_events_suggest or state.history_bytes >= limits.history_bytes_suggest:
         suggest = _reasons(run, limits)
-    event = events.task_started(started_id, now_ms, scheduled_id, identity, request_id, state.history_bytes, suggest)
+    body = frames.task_started(started_id, now_ms, scheduled_id, identity, request_id, state.history_bytes, suggest)
     run.live.task = WorkflowTaskLive(
         scheduled_id,
         started_id,
@@ -102,7 +104,7 @@ def start(
         identity,
         request_id,
         scheduled_frame,
-        frame(event),
+        framed(body),
         sticky,
     )
 
@@ -123,17 +125,17 @@ def task_frames(run: Run, from_event_id: int) -> list[bytes]:
         LookupError: memory does not reach back that far; events before run.frames_first_event_id are in the store
             once everything written so far is committed.
     """
-    frames = run.live.frames
-    skip = from_event_id - (run.state.next_event_id - len(frames))
+    known = run.live.frames
+    skip = from_event_id - (run.state.next_event_id - len(known))
     if skip < 0:
         raise LookupError(f"events from {from_event_id} are not in memory")
-    frames = frames[skip:]
+    found = known[skip:]
     task = run.live.task
     if task is not None:
         if task.scheduled_frame:
-            frames.append(task.scheduled_frame)
-        frames.append(task.started_frame)
-    return frames
+            found.append(task.scheduled_frame)
+        found.append(task.started_frame)
+    return found
 
 
 def write_started(transition: Transition, task: WorkflowTaskLive) -> None:
