@@ -1,8 +1,8 @@
 """Applies history events to a run: matches those its commands made, and resolves what waits for the others.
 
-Two tables, by event type. `RECORDED` events come from commands: each takes the next command the code issued in the
-previous workflow task, which must be the one it records. `ARRIVED` events come from outside. The types in `PASSED`
-need nothing done. Anything else is from a newer service than this code knows: a clear error, never a guess.
+One table, by event type. `RECORDED` events come from commands: each takes the next command the code issued in the
+previous workflow task, which must be the one it records. Others arrive from outside, and some need nothing done. A
+type that `APPLY` does not list is from a newer service than this code knows: a clear error, never a guess.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from perdure.replay.calls import ActivityHandle, ChildHandle, Issued, Timer, com
 from perdure.replay.matching import EXPECTED, attributes_of, describe_event, differs, is_deprecated_patch, unasked
 from perdure.replay.runtime import WorkflowRuntime
 
-__all__ = ["ARRIVED", "PASSED", "RECORDED", "SIGNALED", "Expected"]
+__all__ = ["APPLY", "RECORDED", "SIGNALED", "Expected"]
 
 _E = m.EventType
 SIGNALED = int(_E.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED)
@@ -37,21 +37,23 @@ SIGNALED = int(_E.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED)
 class Expected:
     """The commands of the previous workflow task that no event has recorded yet, in order."""
 
-    __slots__ = ("at", "issued", "waiting")
+    __slots__ = ("at", "issued")
 
     def __init__(self) -> None:
         self.issued: list[Issued] = []
         self.at = 0
-        self.waiting: Callable[[], list[str]] = list
 
     def renew(self, issued: list[Issued]) -> None:
         """The task is over: these are what its events must record."""
-        self.issued = [one for one in issued if not one.dropped]
+        self.issued = [one for one in issued if not one.dropped] if issued else issued
         self.at = 0
 
     def rest(self) -> list[Issued]:
         """What no event has recorded."""
         return self.issued[self.at :]
+
+
+Handler = Callable[[WorkflowRuntime, m.HistoryEvent, Expected], None]
 
 
 def _unasked(runtime: WorkflowRuntime, event: m.HistoryEvent) -> NondeterminismError:
@@ -135,7 +137,7 @@ def _marker_recorded(runtime: WorkflowRuntime, event: m.HistoryEvent, expected: 
     _match(runtime, event, expected)
 
 
-RECORDED: dict[int, Callable[[WorkflowRuntime, m.HistoryEvent, Expected], None]] = {
+RECORDED: dict[int, Handler] = {
     **dict.fromkeys(EXPECTED, _recorded),
     _E.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED: _activity_scheduled,
     _E.EVENT_TYPE_TIMER_STARTED: _timer_started,
@@ -166,7 +168,7 @@ def _resolve(runtime: WorkflowRuntime, call: Any, result: m.Payloads, hint: Any)
         runtime.resolve_with(call, payloads[0] if payloads else None, hint)
 
 
-def _activity_completed(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
+def _activity_completed(runtime: WorkflowRuntime, event: m.HistoryEvent, _: Expected) -> None:
     attrs = event.activity_task_completed_event_attributes
     call: ActivityHandle[Any] = _waiting(runtime, event, attrs.scheduled_event_id)
     _resolve(runtime, call, attrs.result, call.result_type)
@@ -191,7 +193,7 @@ def _retry_state(attrs: Any) -> RetryState | None:
     return RetryState(state) if state in RetryState._value2member_map_ and state else None
 
 
-def _activity_failed(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
+def _activity_failed(runtime: WorkflowRuntime, event: m.HistoryEvent, _: Expected) -> None:
     attrs = event.activity_task_failed_event_attributes
     call: ActivityHandle[Any] = _waiting(runtime, event, attrs.scheduled_event_id)
     if not call.done():
@@ -199,7 +201,7 @@ def _activity_failed(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
         call.reject(_activity_error(call, attrs, cause, "failed"))
 
 
-def _activity_timed_out(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
+def _activity_timed_out(runtime: WorkflowRuntime, event: m.HistoryEvent, _: Expected) -> None:
     attrs = event.activity_task_timed_out_event_attributes
     call: ActivityHandle[Any] = _waiting(runtime, event, attrs.scheduled_event_id)
     if not call.done():
@@ -207,7 +209,7 @@ def _activity_timed_out(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None
         call.reject(_activity_error(call, attrs, cause, "timed out"))
 
 
-def _activity_canceled(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
+def _activity_canceled(runtime: WorkflowRuntime, event: m.HistoryEvent, _: Expected) -> None:
     attrs = event.activity_task_canceled_event_attributes
     call: ActivityHandle[Any] = _waiting(runtime, event, attrs.scheduled_event_id)
     if call.done():
@@ -219,19 +221,19 @@ def _activity_canceled(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
         call.reject(_activity_error(call, attrs, CancelledError("Cancelled", *details), "was cancelled"))
 
 
-def _timer_fired(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
+def _timer_fired(runtime: WorkflowRuntime, event: m.HistoryEvent, _: Expected) -> None:
     _waiting(runtime, event, event.timer_fired_event_attributes.started_event_id).fire()
 
 
-def _started(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
+def _started(runtime: WorkflowRuntime, event: m.HistoryEvent, _: Expected) -> None:
     runtime.start(event)
 
 
-def _cancel_requested(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
+def _cancel_requested(runtime: WorkflowRuntime, event: m.HistoryEvent, _: Expected) -> None:
     runtime.request_cancel(event.workflow_execution_cancel_requested_event_attributes.cause)
 
 
-def _child_started(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
+def _child_started(runtime: WorkflowRuntime, event: m.HistoryEvent, _: Expected) -> None:
     attrs = event.child_workflow_execution_started_event_attributes
     child: ChildHandle[Any] = _waiting(runtime, event, attrs.initiated_event_id)
     runtime.pending[attrs.initiated_event_id] = child
@@ -242,7 +244,7 @@ def _child_started(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
     child.started.resolve(None)
 
 
-def _child_not_started(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
+def _child_not_started(runtime: WorkflowRuntime, event: m.HistoryEvent, _: Expected) -> None:
     attrs = event.start_child_workflow_execution_failed_event_attributes
     child: ChildHandle[Any] = _waiting(runtime, event, attrs.initiated_event_id)
     error: FailureError
@@ -261,7 +263,7 @@ def _child_not_started(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
     child._log_traceback = False  # pyright: ignore[reportAttributeAccessIssue] `started` tells it
 
 
-def _child_completed(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
+def _child_completed(runtime: WorkflowRuntime, event: m.HistoryEvent, _: Expected) -> None:
     attrs = event.child_workflow_execution_completed_event_attributes
     child: ChildHandle[Any] = _waiting(runtime, event, attrs.initiated_event_id)
     _resolve(runtime, child, attrs.result, child.result_type)
@@ -282,14 +284,14 @@ def _child_error(child: ChildHandle[Any], attrs: Any, cause: BaseException, what
     child.reject(error)
 
 
-def _child_failed(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
+def _child_failed(runtime: WorkflowRuntime, event: m.HistoryEvent, _: Expected) -> None:
     attrs = event.child_workflow_execution_failed_event_attributes
     child: ChildHandle[Any] = _waiting(runtime, event, attrs.initiated_event_id)
     if not child.done():
         _child_error(child, attrs, runtime.converter.from_failure(attrs.failure), "failed")
 
 
-def _child_canceled(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
+def _child_canceled(runtime: WorkflowRuntime, event: m.HistoryEvent, _: Expected) -> None:
     attrs = event.child_workflow_execution_canceled_event_attributes
     child: ChildHandle[Any] = _waiting(runtime, event, attrs.initiated_event_id)
     if child.done():
@@ -301,7 +303,7 @@ def _child_canceled(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
         _child_error(child, attrs, CancelledError("Cancelled", *details), "was cancelled")
 
 
-def _child_timed_out(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
+def _child_timed_out(runtime: WorkflowRuntime, event: m.HistoryEvent, _: Expected) -> None:
     attrs = event.child_workflow_execution_timed_out_event_attributes
     child: ChildHandle[Any] = _waiting(runtime, event, attrs.initiated_event_id)
     if not child.done():
@@ -309,19 +311,19 @@ def _child_timed_out(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
         _child_error(child, attrs, cause, "timed out")
 
 
-def _child_terminated(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
+def _child_terminated(runtime: WorkflowRuntime, event: m.HistoryEvent, _: Expected) -> None:
     attrs = event.child_workflow_execution_terminated_event_attributes
     child: ChildHandle[Any] = _waiting(runtime, event, attrs.initiated_event_id)
     if not child.done():
         _child_error(child, attrs, TerminatedError("workflow terminated"), "was terminated")
 
 
-def _external_signaled(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
+def _external_signaled(runtime: WorkflowRuntime, event: m.HistoryEvent, _: Expected) -> None:
     attrs = event.external_workflow_execution_signaled_event_attributes
     _waiting(runtime, event, attrs.initiated_event_id).resolve(None)
 
 
-def _external_signal_failed(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
+def _external_signal_failed(runtime: WorkflowRuntime, event: m.HistoryEvent, _: Expected) -> None:
     attrs = event.signal_external_workflow_execution_failed_event_attributes
     cause = m.SignalExternalWorkflowExecutionFailedCause.Name(attrs.cause)
     _waiting(runtime, event, attrs.initiated_event_id).reject(
@@ -333,7 +335,7 @@ def _external_signal_failed(runtime: WorkflowRuntime, event: m.HistoryEvent) -> 
     )
 
 
-def _external_cancel_requested(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
+def _external_cancel_requested(runtime: WorkflowRuntime, event: m.HistoryEvent, _: Expected) -> None:
     attrs = event.external_workflow_execution_cancel_requested_event_attributes
     call = _waiting(runtime, event, attrs.initiated_event_id)
     call.resolve(None)
@@ -341,7 +343,7 @@ def _external_cancel_requested(runtime: WorkflowRuntime, event: m.HistoryEvent) 
         call.child.cancel_delivered()
 
 
-def _external_cancel_failed(runtime: WorkflowRuntime, event: m.HistoryEvent) -> None:
+def _external_cancel_failed(runtime: WorkflowRuntime, event: m.HistoryEvent, _: Expected) -> None:
     attrs = event.request_cancel_external_workflow_execution_failed_event_attributes
     call = _waiting(runtime, event, attrs.initiated_event_id)
     if call.child is not None:
@@ -360,7 +362,7 @@ def _cause(name: str) -> str:
     return name.partition("_CAUSE_")[2].lower().replace("_", " ") or name
 
 
-ARRIVED: dict[int, Callable[[WorkflowRuntime, m.HistoryEvent], None]] = {
+_ARRIVED: dict[int, Handler] = {
     _E.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED: _started,
     _E.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED: _cancel_requested,
     _E.EVENT_TYPE_ACTIVITY_TASK_COMPLETED: _activity_completed,
@@ -381,21 +383,22 @@ ARRIVED: dict[int, Callable[[WorkflowRuntime, m.HistoryEvent], None]] = {
     _E.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED: _external_cancel_failed,
 }
 
-PASSED: frozenset[int] = frozenset(
-    (
-        _E.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
-        _E.EVENT_TYPE_WORKFLOW_TASK_STARTED,
-        _E.EVENT_TYPE_WORKFLOW_TASK_COMPLETED,
-        _E.EVENT_TYPE_WORKFLOW_TASK_FAILED,
-        _E.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT,
-        _E.EVENT_TYPE_ACTIVITY_TASK_STARTED,
-        _E.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED,
-        _E.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT,
-        _E.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED_EXTERNALLY,
-        _E.EVENT_TYPE_ACTIVITY_PROPERTIES_MODIFIED_EXTERNALLY,
-        _E.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED,
-        _E.EVENT_TYPE_WORKFLOW_EXECUTION_PAUSED,
-        _E.EVENT_TYPE_WORKFLOW_EXECUTION_UNPAUSED,
-        _E.EVENT_TYPE_WORKFLOW_EXECUTION_TIME_SKIPPING_TRANSITIONED,
-    )
+_PASSED = (
+    _E.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
+    _E.EVENT_TYPE_WORKFLOW_TASK_STARTED,
+    _E.EVENT_TYPE_WORKFLOW_TASK_COMPLETED,
+    _E.EVENT_TYPE_WORKFLOW_TASK_FAILED,
+    _E.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT,
+    _E.EVENT_TYPE_ACTIVITY_TASK_STARTED,
+    _E.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED,
+    _E.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT,
+    _E.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED_EXTERNALLY,
+    _E.EVENT_TYPE_ACTIVITY_PROPERTIES_MODIFIED_EXTERNALLY,
+    _E.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED,
+    _E.EVENT_TYPE_WORKFLOW_EXECUTION_PAUSED,
+    _E.EVENT_TYPE_WORKFLOW_EXECUTION_UNPAUSED,
+    _E.EVENT_TYPE_WORKFLOW_EXECUTION_TIME_SKIPPING_TRANSITIONED,
 )
+
+APPLY: dict[int, Handler | None] = {**RECORDED, **_ARRIVED, **dict.fromkeys(map(int, _PASSED), None)}
+"""What each type of event does; None = nothing."""

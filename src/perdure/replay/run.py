@@ -18,7 +18,7 @@ from perdure.api import messages as m
 from perdure.exceptions import NondeterminismError
 from perdure.replay.commands import PATCH_MARKER, STEP_MARKER
 from perdure.replay.definition import WorkflowDefinition
-from perdure.replay.events import ARRIVED, PASSED, RECORDED, SIGNALED, Expected
+from perdure.replay.events import APPLY, RECORDED, SIGNALED, Expected
 from perdure.replay.loop import MAX_CALLBACKS
 from perdure.replay.matching import describe_event, marker_identity, missing
 from perdure.replay.outcome import Outcome, StepsNeeded, TaskCompleted, TaskFailed
@@ -116,40 +116,42 @@ class WorkflowRun:
         if self._failed is not None:
             return
         try:
-            for event in events:
-                event_id = event.event_id
-                if event_id != self.next_event_id:
-                    if event_id < self.next_event_id:
-                        continue
-                    raise NondeterminismError(
-                        f"history has a gap: event {self.next_event_id} expected, event {event_id} came "
-                        f"({self._runtime.describe()}); the run is evicted and read again from its beginning"
-                    )
-                self.next_event_id = event_id + 1
-                self._take(event)
+            self._take(events)
             if last:
                 self._finish_feed()
         except Exception as error:
             self._fail(error)
 
-    def _take(self, event: m.HistoryEvent) -> None:
-        kind = event.event_type
-        if self._block is not None:
-            if kind == _STARTED:
-                self._replay_segment()
+    def _take(self, events: Sequence[m.HistoryEvent]) -> None:
+        """Sort events into segments, and activate each segment that has become complete."""
+        segment, block, expected_id = self._segment, self._block, self.next_event_id
+        for event in events:
+            event_id = event.event_id
+            if event_id != expected_id:
+                if event_id < expected_id:
+                    continue
+                raise NondeterminismError(
+                    f"history has a gap: event {expected_id} expected, event {event_id} came "
+                    f"({self._runtime.describe()}); the run is evicted and read again from its beginning"
+                )
+            self.next_event_id = expected_id = event_id + 1
+            kind = event.event_type
+            if block is not None:
+                if kind == _STARTED:
+                    self._replay_segment()
+                    segment, block, self._started = self._segment, None, event
+                else:
+                    block.append(event)
+            elif kind == _STARTED:
                 self._started = event
+            elif self._started is not None:
+                # The one event after Started says how the task ended; failed and timed-out ones left no trace.
+                if kind == _COMPLETED:
+                    block = self._block = []
+                else:
+                    self._started = None
             else:
-                self._block.append(event)
-        elif kind == _STARTED:
-            self._started = event
-        elif self._started is not None:
-            # The one event after Started says how the task ended; a failed or timed-out one left no trace in the run.
-            if kind == _COMPLETED:
-                self._block = []
-            else:
-                self._started = None
-        else:
-            self._segment.append(event)
+                segment.append(event)
 
     def _replay_segment(self) -> None:
         assert self._started is not None and self._block is not None
@@ -174,8 +176,9 @@ class WorkflowRun:
         self._expect()
         rest: list[m.HistoryEvent] = []
         for event in self._segment:
-            if event.event_type in RECORDED:
-                self._apply(event)
+            handler = RECORDED.get(event.event_type)
+            if handler is not None:
+                handler(self._runtime, event, self._expected)
             else:
                 rest.append(event)
         self._segment = rest
@@ -222,13 +225,16 @@ class WorkflowRun:
         runtime.task_number += 1
 
     def _apply_segment(self, segment: list[m.HistoryEvent]) -> None:
-        runtime = self._runtime
+        runtime, expected = self._runtime, self._expected
         signals: list[m.HistoryEvent] = []
         for event in segment:
-            if event.event_type == SIGNALED:
+            kind = event.event_type
+            if kind == SIGNALED:
                 signals.append(event)
-            else:
-                self._apply(event)
+            elif kind not in APPLY:
+                self._refuse(event)
+            elif (handler := APPLY[kind]) is not None:
+                handler(runtime, event, expected)
         self._check_nothing_missing(segment)
         if signals:
             # Handlers run before the code that the segment's other events wake.
@@ -240,16 +246,8 @@ class WorkflowRun:
                 runtime.handlers.signal(attrs.signal_name, attrs.input.payloads)
             ready.extend(woken)
 
-    def _apply(self, event: m.HistoryEvent) -> None:
-        kind = event.event_type
-        arrived = ARRIVED.get(kind)
-        if arrived is not None:
-            arrived(self._runtime, event)
-            return
-        recorded = RECORDED.get(kind)
-        if recorded is not None:
-            recorded(self._runtime, event, self._expected)
-        elif kind not in PASSED and not event.worker_may_ignore:
+    def _refuse(self, event: m.HistoryEvent) -> None:
+        if not event.worker_may_ignore:
             raise NondeterminismError(
                 f"{describe_event(event)} is of a kind this version of Perdure does not know "
                 f"({self._runtime.describe()}): update perdure where this worker runs"
