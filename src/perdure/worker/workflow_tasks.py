@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from datetime import timedelta
 from typing import TypeAlias
@@ -202,10 +202,15 @@ class WorkflowTaskWorker:
     async def _feed(self, task: Task, run: WorkflowRun) -> None:
         """Give the run the events it lacks: fetched ones first, then the task's own and its further pages."""
         events = task.history.events
-        first_id = events[0].event_id if events else task.started_event_id + 1
+        page_token = task.next_page_token
+        if not events and not page_token:
+            # A sticky query brings no history: the service takes it that the run is cached.
+            if run.next_event_id == 1:
+                await self._feed_missing(task, run, None)
+            return
+        first_id = events[0].event_id if events else 1
         if run.next_event_id < first_id:
             await self._feed_missing(task, run, first_id)
-        page_token = task.next_page_token
         if events or not page_token:
             run.feed(events, last=not page_token)
         while page_token:
@@ -213,21 +218,24 @@ class WorkflowTaskWorker:
             page_token = page.next_page_token
             run.feed(page.history.events, last=not page_token)
 
-    async def _feed_missing(self, task: Task, run: WorkflowRun, until_id: int) -> None:
-        """Fetch what lies between what the run knows and the task's first event."""
-        if run.next_event_id > 1:
-            # The service always pages from the beginning; the run skips what it knows.
-            _logger.debug("events %d to %d of %s are fetched", run.next_event_id, until_id - 1, task.workflow_execution)
+    async def _feed_missing(self, task: Task, run: WorkflowRun, until_id: int | None) -> None:
+        """Fetch what lies between what the run knows and the task's first event; all there is if that is None.
+
+        The service always pages from the beginning; the run skips what it knows.
+        """
         page_token = b""
         while True:
             page = await self._page(task, page_token)
-            events = [event for event in page.history.events if event.event_id < until_id]
+            events: Sequence[m.HistoryEvent] = page.history.events
             page_token = page.next_page_token
-            done = len(events) < len(page.history.events) or not page_token
-            run.feed(events, last=done and not task.history.events)
+            done = not page_token
+            if until_id is not None and events and events[-1].event_id >= until_id:
+                events = [event for event in events if event.event_id < until_id]
+                done = True
+            run.feed(events, last=done and until_id is None)
             if done:
                 break
-        if run.next_event_id < until_id:
+        if until_id is not None and run.next_event_id < until_id:
             raise RuntimeError(
                 f"the history of {task.workflow_execution.workflow_id} ends before event {until_id}, "
                 "where its task begins"

@@ -1,0 +1,313 @@
+"""The whole engine in process, on a clock that jumps.
+
+`WorkflowEnvironment.start_time_skipping` runs an engine on a memory store and a virtual clock. The clock stands still
+while anything happens: a commit in flight, a workflow task or activity handed out, a call under way. When all is quiet
+and somebody waits (for a workflow's result, or in `env.sleep`), it jumps to the next deadline. So fourteen days take
+milliseconds, and nothing in between is skipped.
+
+Waiting is noticed at the seam: the environment's client talks to the engine through `_WatchedService`, which counts the
+long polls for results and remembers that something was called. It also notices workflow tasks that keep failing: in
+virtual time they would be retried for ever while the test waits, so after a few attempts the wait itself fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Any, Self, Unpack, cast
+
+from perdure.activity.definition import Activity
+from perdure.api import RpcError, StatusCode, WorkflowService
+from perdure.api import messages as m
+from perdure.api.durations import datetime_of_ms, ms_of_timedelta
+from perdure.app import WorkerOptions
+from perdure.client import Client
+from perdure.client.options import DEFAULT_TASK_QUEUE
+from perdure.converter import DataConverter
+from perdure.engine import Engine
+from perdure.engine.clock import SystemClock, VirtualClock
+from perdure.engine.store.memory import MemoryStore
+from perdure.worker import Worker
+
+__all__ = ["Environment", "WorkflowEnvironment"]
+
+_MAX_FAILED_ATTEMPTS = 10
+"""A workflow task that has failed this often in a row ends the waits for its workflow's result."""
+
+
+class _Watch:
+    """What the environment knows of the calls to its engine."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.skipping = True
+        self.wanted = asyncio.Event()
+        self.touched = asyncio.Event()
+        self.failing: dict[str, str] = {}
+        self.failed = asyncio.Condition()
+
+    def update(self) -> None:
+        """Somebody began or ceased to wait."""
+        if self.skipping and self.waiting > 0:
+            self.wanted.set()
+        else:
+            self.wanted.clear()
+
+    @contextmanager
+    def somebody_waits(self) -> Generator[None]:
+        """While inside, the clock may jump."""
+        self.waiting += 1
+        self.update()
+        try:
+            yield
+        finally:
+            self.waiting -= 1
+            self.update()
+
+
+class _WatchedService:
+    """Passes every call on, and tells the watch."""
+
+    def __init__(self, service: WorkflowService, watch: _Watch) -> None:
+        self._service = service
+        self._watch = watch
+        self._attempts: dict[bytes, tuple[str, int]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._service, name)
+
+        async def call(request: Any, **options: Any) -> Any:
+            self._watch.touched.set()
+            return await method(request, **options)
+
+        self.__dict__[name] = call
+        return call
+
+    async def get_workflow_execution_history(
+        self, request: m.GetWorkflowExecutionHistoryRequest, *, timeout_s: float | None = None
+    ) -> m.GetWorkflowExecutionHistoryResponse:
+        self._watch.touched.set()
+        if not request.wait_new_event:
+            return await self._service.get_workflow_execution_history(request, timeout_s=timeout_s)
+        workflow_id = request.execution.workflow_id
+        with self._watch.somebody_waits():
+            poll = asyncio.ensure_future(self._service.get_workflow_execution_history(request, timeout_s=timeout_s))
+            hopeless = asyncio.ensure_future(self._wait_hopeless(workflow_id))
+            try:
+                await asyncio.wait((poll, hopeless), return_when=asyncio.FIRST_COMPLETED)
+                if poll.done():
+                    return poll.result()
+            finally:
+                poll.cancel()
+                hopeless.cancel()
+                await asyncio.gather(poll, hopeless, return_exceptions=True)
+        raise RpcError(
+            StatusCode.FAILED_PRECONDITION,
+            f"the workflow task of {workflow_id!r} has failed {_MAX_FAILED_ATTEMPTS} times in a row and would be "
+            f"retried for ever: {self._watch.failing[workflow_id]}",
+        )
+
+    async def _wait_hopeless(self, workflow_id: str) -> None:
+        async with self._watch.failed:
+            await self._watch.failed.wait_for(lambda: workflow_id in self._watch.failing)
+
+    async def poll_workflow_task_queue(
+        self, request: m.PollWorkflowTaskQueueRequest, *, timeout_s: float | None = None
+    ) -> m.PollWorkflowTaskQueueResponse:
+        task = await self._service.poll_workflow_task_queue(request, timeout_s=timeout_s)
+        if task.attempt >= _MAX_FAILED_ATTEMPTS:
+            self._attempts[task.task_token] = (task.workflow_execution.workflow_id, task.attempt)
+        return task
+
+    async def respond_workflow_task_failed(
+        self, request: m.RespondWorkflowTaskFailedRequest
+    ) -> m.RespondWorkflowTaskFailedResponse:
+        known = self._attempts.pop(request.task_token, None)
+        if known is not None:
+            async with self._watch.failed:
+                self._watch.failing[known[0]] = request.failure.message
+                self._watch.failed.notify_all()
+        return await self._service.respond_workflow_task_failed(request)
+
+    async def respond_workflow_task_completed(
+        self, request: m.RespondWorkflowTaskCompletedRequest
+    ) -> m.RespondWorkflowTaskCompletedResponse:
+        known = self._attempts.pop(request.task_token, None)
+        if known is not None:
+            self._watch.failing.pop(known[0], None)
+        return await self._service.respond_workflow_task_completed(request)
+
+
+class WorkflowEnvironment:
+    """An engine for tests, and a client of it.
+
+    Example::
+
+        async with await WorkflowEnvironment.start_time_skipping() as env:
+            async with env.worker(workflows=[subscription], activities=[fake_charge]):
+                assert await env.client.execute_workflow(subscription, "Ada") == 12
+
+    Attributes:
+        client: talks to the engine.
+        engine: the engine itself, for statistics and invariants.
+    """
+
+    def __init__(
+        self,
+        *,
+        time_skipping: bool = True,
+        start_time: datetime | None = None,
+        namespace: str = "default",
+        data_converter: DataConverter | None = None,
+        task_queue: str = DEFAULT_TASK_QUEUE,
+    ) -> None:
+        """Make an environment; entering it starts it.
+
+        Args:
+            time_skipping: a clock that jumps; the system's clock otherwise.
+            start_time: where the virtual clock stands first.
+            namespace: of the client.
+            data_converter: of the client.
+            task_queue: where the client starts workflows and `worker` listens.
+        """
+        start_ms = None if start_time is None else ms_of_timedelta(start_time - datetime(1970, 1, 1, tzinfo=UTC))
+        self._virtual: VirtualClock | None = None
+        if time_skipping:
+            self._virtual = VirtualClock() if start_ms is None else VirtualClock(start_ms)
+        self._clock = self._virtual or SystemClock()
+        self.engine = Engine(MemoryStore(), clock=self._clock)
+        self._watch = _Watch()
+        self._namespace = namespace
+        self._data_converter = data_converter
+        self._task_queue = task_queue
+        self._client: Client | None = None
+        self._driver: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start_time_skipping(
+        cls, *, data_converter: DataConverter | None = None, start_time: datetime | None = None
+    ) -> Self:
+        """An environment on a clock that jumps, started."""
+        env = cls(data_converter=data_converter, start_time=start_time)
+        await env.start()
+        return env
+
+    @classmethod
+    async def start_local(cls, *, data_converter: DataConverter | None = None) -> Self:
+        """An environment on the system's clock, started."""
+        env = cls(time_skipping=False, data_converter=data_converter)
+        await env.start()
+        return env
+
+    async def start(self) -> None:
+        """Start the engine. Harmless to repeat."""
+        if self._client is not None:
+            return
+        await self.engine.start()
+        service: WorkflowService = self.engine.service(in_process=True)
+        if self._virtual is not None:
+            service = cast("WorkflowService", _WatchedService(service, self._watch))
+            self._driver = asyncio.get_running_loop().create_task(self._drive(), name="perdure-time")
+        self._client = Client(
+            service, namespace=self._namespace, data_converter=self._data_converter, task_queue=self._task_queue
+        )
+
+    async def shutdown(self) -> None:
+        """Stop the engine; nothing is kept. Harmless to repeat."""
+        if self._driver is not None:
+            self._driver.cancel()
+            await asyncio.gather(self._driver, return_exceptions=True)
+            self._driver = None
+        await self.engine.stop()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.shutdown()
+
+    @property
+    def client(self) -> Client:
+        """The client.
+
+        Raises:
+            RuntimeError: the environment has not been started.
+        """
+        if self._client is None:
+            raise RuntimeError("the environment has not been started: use it with async with, or await start()")
+        return self._client
+
+    @property
+    def supports_time_skipping(self) -> bool:
+        """Whether the clock jumps."""
+        return self._virtual is not None
+
+    def worker(
+        self,
+        *,
+        workflows: Sequence[object] = (),
+        activities: Sequence[Activity[..., Any] | Callable[..., Any]] = (),
+        task_queue: str | None = None,
+        **options: Unpack[WorkerOptions],
+    ) -> Worker:
+        """A worker for this environment: ``async with env.worker(workflows=[…], activities=[…]):``.
+
+        An activity is replaced by passing another function of the same name: ``@activity.defn(name="charge")``.
+        """
+        queue = self._task_queue if task_queue is None else task_queue
+        return Worker(self.client, task_queue=queue, workflows=workflows, activities=activities, **options)
+
+    async def get_current_time(self) -> datetime:
+        """What the engine's clock says, aware, in UTC."""
+        return datetime_of_ms(self._clock.now_ms())
+
+    async def sleep(self, duration: timedelta | float) -> None:
+        """Wait until the engine's clock has gone forward by `duration` (a timedelta, or seconds), and all that
+        was due by then has happened."""
+        span = duration if isinstance(duration, timedelta) else timedelta(seconds=duration)
+        if self._virtual is None:
+            await asyncio.sleep(span.total_seconds())
+            return
+        reached = asyncio.Event()
+        handle = self._virtual.call_at(self._virtual.now_ms() + ms_of_timedelta(span), reached.set)
+        try:
+            with self._watch.somebody_waits():
+                self._watch.touched.set()
+                await reached.wait()
+        finally:
+            handle.cancel()
+        await self.engine.wait_idle()
+
+    @contextmanager
+    def auto_time_skipping_disabled(self) -> Generator[None]:
+        """While inside, waiting for a result does not make the clock jump (`sleep` does not either)."""
+        before, self._watch.skipping = self._watch.skipping, False
+        self._watch.update()
+        try:
+            yield
+        finally:
+            self._watch.skipping = before
+            self._watch.update()
+
+    async def _drive(self) -> None:
+        """Jump whenever all is quiet and somebody waits."""
+        watch = self._watch
+        while True:
+            await watch.wanted.wait()
+            watch.touched.clear()
+            await self.engine.wait_idle()
+            if watch.touched.is_set() or not watch.wanted.is_set():
+                continue
+            if not self.engine.advance():
+                # Nothing is due ever: only a call from outside can change that.
+                await watch.touched.wait()
+
+
+Environment = WorkflowEnvironment
+"""The same, for short."""
