@@ -6,6 +6,7 @@ from perdure.engine.store import (
     Batch,
     CurrentRow,
     HistoryRow,
+    ItemRow,
     RunRow,
     Store,
     VisibilityFilter,
@@ -56,6 +57,17 @@ def started(run_key: int, *, start_ms: int = 1_000, wake_at_ms: int | None = 0) 
         currents=[CurrentRow("default", f"workflow-{run_key}", run_key)],
         visibility=[visibility_row(run_key, start_ms=start_ms)],
     )
+
+
+def nth(number: int) -> Batch:
+    """The batch of commit `number` of a long row of them: a new run, and the next events of an old one."""
+    batch = started(number)
+    if number > 1:
+        old = 1 + number * 7 % (number - 1)
+        batch.histories.append(HistoryRow(old, 1 + number, b"%d " % number * (number % 40)))
+        batch.runs.append(run_row(old, number, b"changed by %d" % number))
+        batch.items.append(ItemRow(old, number, b"item"))
+    return batch
 
 
 async def read_all(store: Store, run_key: int) -> list[HistoryRow]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 
 from perdure.engine.store import Batch, MemoryStore, StoreFencedError, StoreFullError
-from tests.store.rows import started
+from tests.store.rows import nth, started
 
 
 async def test_a_hook_before_a_commit_keeps_it_from_happening() -> None:
@@ -46,6 +48,20 @@ async def test_a_state_is_opened_again_after_a_crash() -> None:
         await crashed.commit(started(2))
     await reopened.commit(started(2))
     assert await reopened.max_run_key() == 2
+
+
+async def test_a_snapshot_shares_nothing_that_changes() -> None:
+    store = MemoryStore()
+    await store.open()
+    await store.commit(nth(1))
+    await store.commit(nth(2))
+    snapshot = store.snapshot()
+    assert snapshot == store.state
+    expected = deepcopy(snapshot)
+    for number in range(3, 30):
+        await store.commit(nth(number))
+    await store.commit(Batch(run_deletes=[1, 2]))
+    assert snapshot == expected
 
 
 async def test_a_snapshot_keeps_what_was_there() -> None:

@@ -22,7 +22,7 @@ from perdure.engine.store import (
 )
 from perdure.engine.store.faults import FaultDisk
 from perdure.engine.store.sqlite import SqliteStore, writer
-from tests.store.rows import EVERYTHING, read_all, run_row, started, visibility_row
+from tests.store.rows import EVERYTHING, nth, read_all, run_row, started, visibility_row
 
 CUTS = 200
 COMMITS = 150
@@ -46,17 +46,6 @@ class Cut(NamedTuple):
 
     files: dict[str, bytes]
     acknowledged: int
-
-
-def nth(number: int) -> Batch:
-    """Commit `number` of the power-cut run: a new run, and the next events of an old one."""
-    batch = started(number)
-    if number > 1:
-        old = 1 + number * 7 % (number - 1)
-        batch.histories.append(HistoryRow(old, 1 + number, b"%d " % number * (number % 40)))
-        batch.runs.append(run_row(old, number, b"changed by %d" % number))
-        batch.items.append(ItemRow(old, number, b"item"))
-    return batch
 
 
 async def test_no_acknowledged_row_is_lost_in_a_power_cut(

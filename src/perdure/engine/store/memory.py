@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from dataclasses import dataclass, field
 
 from perdure.engine.store.port import (
@@ -91,6 +90,26 @@ class MemoryState:
         for run_key in batch.run_deletes:
             self._erase(run_key)
 
+    def copy(self) -> MemoryState:
+        """The same state, to be changed by itself. Rows are never changed, so they are shared."""
+        return MemoryState(
+            epoch=self.epoch,
+            runs=dict(self.runs),
+            wakes=list(self.wakes),
+            items={run_key: dict(items) for run_key, items in self.items.items()},
+            histories={
+                run_key: StoredHistory(list(history.first_event_ids), list(history.batches))
+                for run_key, history in self.histories.items()
+            },
+            currents=dict(self.currents),
+            current_names={run_key: set(names) for run_key, names in self.current_names.items()},
+            visibility=dict(self.visibility),
+            starts=list(self.starts),
+            run_keys=dict(self.run_keys),
+            namespaces=dict(self.namespaces),
+            metas=dict(self.metas),
+        )
+
     def _refuse_repeated_history(self, rows: list[HistoryRow]) -> None:
         seen: set[tuple[int, int]] = set()
         for run_key, first_event_id, _ in rows:
@@ -166,7 +185,7 @@ class MemoryStore:
 
     def snapshot(self) -> MemoryState:
         """A copy of the durable state as it is now."""
-        return deepcopy(self.state)
+        return self.state.copy()
 
     async def open(self) -> None:
         """Claim the state: stores opened on it before are fenced."""

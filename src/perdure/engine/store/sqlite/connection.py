@@ -13,7 +13,7 @@ import apsw
 
 from perdure.engine.store.port import StoreError, StoreForeignError, StoreMissingError, StoreNewerError
 from perdure.engine.store.sqlite.driver import execute, get_pragma, set_pragma
-from perdure.engine.store.sqlite.statements import load_migrations
+from perdure.engine.store.sqlite.statements import load_migrations, load_statements
 
 __all__ = ["APPLICATION_ID", "connect", "prepare_schema", "recognise", "require_durable"]
 
@@ -103,7 +103,7 @@ def prepare_schema(connection: apsw.Connection, path: str) -> None:
     application_id = get_pragma(connection, "application_id")
     version = get_pragma(connection, "user_version")
     if application_id != APPLICATION_ID:
-        if version != 0 or execute(connection, "SELECT count(*) FROM sqlite_schema").fetchall() != [(0,)]:
+        if version != 0 or execute(connection, load_statements("queries.sql")["count_tables"]).fetchall() != [(0,)]:
             raise StoreForeignError(f"{path} is a database of another program; choose another path")
     if version > newest:
         raise StoreNewerError(

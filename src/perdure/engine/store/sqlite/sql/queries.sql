@@ -4,6 +4,9 @@
 -- Become the owner: commits of whoever owned the store before are refused from now on.
 UPDATE fence SET epoch = epoch + 1 WHERE id = 1 RETURNING epoch;
 
+-- name: count_tables
+SELECT count(*) FROM sqlite_schema;
+
 -- name: max_run_key
 SELECT max(run_key) FROM runs;
 
