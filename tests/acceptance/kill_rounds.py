@@ -1,9 +1,9 @@
 """A program that is killed many times: ``python kill_rounds.py DB LEDGER ROUNDS SEED``.
 
 The parent imports everything once and forks a child per round, so that a round costs what its work costs. A child
-opens the database, which resumes what earlier children left, starts more workflows, signals one that collects, and
-goes on until it is killed with SIGKILL after a random number of ledger rows. The last child is left alone until
-everything has finished.
+opens the database, which resumes what earlier children left, starts one workflow after the other, signals one that
+collects, and goes on until it is killed with SIGKILL after a random number of ledger rows. The last child is left
+alone until everything has finished.
 
 Ledger rows are JSON objects. ``called``, ``failed`` and ``done`` come from activities; ``called`` carries the
 steps of its run that were completed before it (``needs``). ``ack`` rows are written after a start or a signal has been
@@ -13,6 +13,7 @@ acknowledged: from then on it may not be lost.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -24,11 +25,11 @@ from typing import Any
 
 import perdure
 from perdure import RetryPolicy, activity, workflow
-from perdure.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
-from perdure.exceptions import ApplicationError, WorkflowAlreadyStartedError
+from perdure.common import WorkflowIDConflictPolicy
+from perdure.exceptions import ApplicationError
 
 ROWS_BEFORE_KILL = 120
-STARTS_PER_ROUND = 4
+LANES = 4
 STEPS = 6
 WIDTH = 5
 SECOND = timedelta(seconds=30)
@@ -135,20 +136,23 @@ async def life(db: str, number: int, last: bool) -> None:
         collector = await app.start(
             Collector.run, id="collector", id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING
         )
-        for position in range(STARTS_PER_ROUND):
-            kind = KINDS[(number + position) % len(KINDS)]
-            workflow_id = f"{kind.__name__}-{number}-{position}"
-            try:
-                await app.start(kind, id=workflow_id, id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE)
-            except WorkflowAlreadyStartedError:
-                continue
-            book.write("ack", started=workflow_id)
-            signalled = number * STARTS_PER_ROUND + position
-            await collector.signal(Collector.hear, signalled)
-            book.write("ack", signalled=signalled)
-        if not last:
-            await asyncio.Event().wait()
-        await finish(app)
+        if last:
+            await finish(app)
+        else:
+            await asyncio.gather(*(start_and_wait(app, collector, number, lane) for lane in range(LANES)))
+
+
+async def start_and_wait(app: perdure.App, collector: Any, number: int, lane: int) -> None:
+    """One workflow after the other, until the process is killed."""
+    for position in itertools.count(lane, LANES):
+        kind = KINDS[(number + position) % len(KINDS)]
+        workflow_id = f"{kind.__name__}-{number}-{position}"
+        handle = await app.start(kind, id=workflow_id)
+        BOOK[0].write("ack", started=workflow_id)
+        signalled = number * 10_000 + position
+        await collector.signal(Collector.hear, signalled)
+        BOOK[0].write("ack", signalled=signalled)
+        await handle.result()
 
 
 async def finish(app: perdure.App) -> None:

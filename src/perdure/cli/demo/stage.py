@@ -107,8 +107,8 @@ def _perform(csv: Path, order_ids: list[str], kill_at: float, folder: Path, cons
     proof = asyncio.run(director.verdict())
     console.print(
         f"\n[bold]Process {resumed.pid} resumed {recorded.open_runs} orders[/]: first step "
-        f"{resumed.first_step_s:.2f} s\nafter it was started (Python's own start included), then {resumed.steps} steps, "
-        f"{resumed.steps_per_s:,.0f} a second\n(each is slow outside, on purpose, and fsyncs the ledger).\n"
+        f"{resumed.first_step_s:.2f} s\nafter it was started (Python's own start included), then {resumed.steps} "
+        f"steps, {resumed.steps_per_s:,.0f} a second\n(each is slow outside, on purpose, and fsyncs the ledger).\n"
     )
     _tell(proof, len(recorded.completed_steps), console)
     return proof
