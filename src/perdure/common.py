@@ -153,7 +153,7 @@ class RawValue:
     payload: m.Payload
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SearchAttributeKey(Generic[_T]):
     """The name and type of a search attribute; made with one of the ``for_…`` methods.
 
@@ -209,7 +209,7 @@ class SearchAttributeKey(Generic[_T]):
         return SearchAttributeKey(name, "KeywordList")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SearchAttributeUpdate(Generic[_T]):
     """A change of one search attribute; a value of None removes it."""
 

@@ -9,9 +9,11 @@ and the cancellation type says whether the code waits for its outcome.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from enum import IntEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.api import messages as m
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from perdure.replay.runtime import WorkflowRuntime
 
 __all__ = [
+    "INTERNAL_MODULES",
     "ActivityHandle",
     "Call",
     "ChildHandle",
@@ -39,6 +42,14 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
+
+INTERNAL_MODULES = ("perdure.replay.", "perdure.workflow", "perdure.activity", "asyncio.", "contextlib")
+"""Modules whose frames stand between the user's code and the loop."""
+
+_INTERNAL_PATHS = (
+    *(str(Path(__file__).parents[1] / name) + os.sep for name in ("replay", "workflow", "activity")),
+    str(Path(asyncio.__file__).parent) + os.sep,
+)
 
 
 class command:
@@ -81,6 +92,11 @@ class Site:
     def __init__(self, code: Any, instruction: int) -> None:
         self._code = code
         self._instruction = instruction
+
+    @property
+    def is_internal(self) -> bool:
+        """Whether this is a frame of Perdure's or asyncio's rather than of the user's code."""
+        return self._code.co_filename.startswith(_INTERNAL_PATHS)
 
     def __str__(self) -> str:
         lineno = self._code.co_firstlineno

@@ -8,7 +8,6 @@ same workflow task wakes. Queries are answered at once and may change nothing.
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable, Sequence
 from inspect import iscoroutine, iscoroutinefunction
 from typing import TYPE_CHECKING, Any
@@ -123,7 +122,7 @@ class Handlers:
             return
         self.active += 1
         if iscoroutinefunction(handler.fn):
-            loop.create_task(self._run(handler.fn(*args)), name=f"signal {name}", context=loop.context.copy())
+            loop.create_task(self._run(handler.fn, args), name=f"signal {name}", context=loop.context.copy())
         else:
             loop.ready.append(ReadyHandle(self._call, (handler.fn, args, name), loop, loop.context.copy()))
 
@@ -143,13 +142,13 @@ class Handlers:
             self._conclude(error)
             return
         if iscoroutine(result):
-            runtime.loop.create_task(self._run(result), name=f"signal {name}")
+            runtime.loop.create_task(self._run(lambda: result, ()), name=f"signal {name}")
         else:
             self.active -= 1
 
-    async def _run(self, coro: Any) -> None:
+    async def _run(self, fn: Callable[..., Any], args: Sequence[Any]) -> None:
         try:
-            await coro
+            await fn(*args)
         except GeneratorExit:
             raise
         except BaseException as error:
@@ -171,7 +170,7 @@ class Handlers:
         name = query.query_type
         try:
             if name == STACK_TRACE_QUERY:
-                value, hint = self._stack_trace(), str
+                value, hint = runtime.stack_trace(), str
             else:
                 handler = self._find(self._queries, name)
                 if handler is None:
@@ -185,13 +184,6 @@ class Handlers:
             return m.WorkflowQueryResult(
                 result_type=_FAILED, error_message=str(error), failure=runtime.converter.to_failure(error)
             )
-
-    def _stack_trace(self) -> str:
-        parts: list[str] = []
-        for task in self._runtime.loop.pending_tasks():
-            frames = [line for frame in task.get_stack() for line in traceback.format_stack(frame, limit=1)]
-            parts.append(f"Task {task.get_name()}\n{''.join(frames)}")
-        return "\n".join(parts + self._runtime.waiting_at())
 
 
 def _bind(definition: HandlerDefinition, instance: Any) -> _Handler:

@@ -268,6 +268,8 @@ class WorkflowRun:
                     "use workflow.wait_condition or a longer sleep"
                 )
             )
+        if self._runtime.closed:
+            self._runtime.loop.close()
         violation = self._guard.take_violation()
         if violation is not None:
             self._runtime.poison(violation)
@@ -369,6 +371,10 @@ class WorkflowRun:
         self._runtime.pending.clear()
         self._runtime.steps.clear()
 
+    def __del__(self) -> None:
+        # A run that was dropped without `close`: its coroutines must not come alive in the garbage collector's hands.
+        self.close()
+
     def _check_poison(self) -> None:
         if self._failed is None and self._runtime.error is not None:
             self._fail(self._runtime.error)
@@ -381,4 +387,5 @@ class WorkflowRun:
             failure=runtime.converter.to_failure(error),
             error=error,
         )
+        runtime.loop.close()
         self._segment, self._block, self._started = [], None, None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context, copy_context
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -21,6 +21,7 @@ from perdure.api import messages as m
 from perdure.exceptions import NondeterminismError, ReadOnlyContextError, is_cancelled_exception
 from perdure.replay import commands as build
 from perdure.replay.calls import (
+    INTERNAL_MODULES,
     ActivityHandle,
     ChildHandle,
     ChildWorkflowCancellationType,
@@ -43,7 +44,8 @@ __all__ = ["ContinueAsNewError", "WorkflowRuntime"]
 
 log = logging.getLogger("perdure.workflow")
 
-_INTERNAL = ("perdure.replay.", "perdure.workflow", "perdure.activity", "asyncio.", "contextlib")
+MAX_FRAMES = 1000
+
 _BUILDERS: dict[int, Callable[[Any], m.Command]] = {
     command.CANCEL_ACTIVITY: build.cancel_activity,
     command.CANCEL_TIMER: build.cancel_timer,
@@ -442,16 +444,15 @@ class WorkflowRuntime:
                 self.instance = definition.cls(*args) if definition.init_takes_args else definition.cls()
                 args = [self.instance, *args]
             self.handlers.install(self.instance)
-            coro = self._run_main(definition.run(*args))
         except (Exception, SystemExit, ContinueAsNewError) as error:
             self.conclude(error)
             return
-        self._main = self.loop.create_task(coro, name="main", context=self.loop.context.copy())
+        self._main = self.loop.create_task(self._run_main(args), name="main", context=self.loop.context.copy())
 
-    async def _run_main(self, coro: Coroutine[Any, Any, Any]) -> None:
+    async def _run_main(self, args: Sequence[Any]) -> None:
         self._main_entered = True
         try:
-            result = await coro
+            result = await self.definition.run(*args)
         except GeneratorExit:
             raise
         except (Exception, SystemExit, ContinueAsNewError) as error:
@@ -568,10 +569,17 @@ class WorkflowRuntime:
         """Where each unfinished task waits in user code, innermost frame."""
         places: list[str] = []
         for task in self.loop.pending_tasks():
-            place = _innermost(task.get_coro())
-            if place is not None:
-                places.append(f"{task.get_name()} waits at {place}")
+            own = [site for site in _chain(task.get_coro()) if not site.is_internal]
+            if own:
+                places.append(f"{task.get_name()} waits at {own[-1]}")
         return places
+
+    def stack_trace(self) -> str:
+        """Every unfinished task with its frames, outermost first."""
+        return "\n\n".join(
+            "\n  ".join([f"{task.get_name()}:", *map(str, _chain(task.get_coro()))])
+            for task in self.loop.pending_tasks()
+        )
 
 
 def _fails_task(error: BaseException) -> bool:
@@ -583,19 +591,19 @@ def _site() -> Site | None:
     """The innermost frame that is not ours or asyncio's."""
     frame = sys._getframe(2)
     while frame is not None:
-        if not frame.f_globals.get("__name__", "").startswith(_INTERNAL):
+        if not frame.f_globals.get("__name__", "").startswith(INTERNAL_MODULES):
             return Site(frame.f_code, frame.f_lasti)
         frame = frame.f_back
     return None
 
 
-def _innermost(coro: Any) -> Site | None:
-    found = None
-    for _ in range(1000):
+def _chain(coro: Any) -> list[Site]:
+    """Where a suspended coroutine stands, outermost frame first."""
+    sites: list[Site] = []
+    for _ in range(MAX_FRAMES):
         frame = getattr(coro, "cr_frame", None) or getattr(coro, "gi_frame", None) or getattr(coro, "ag_frame", None)
         if frame is None:
             break
-        if not frame.f_globals.get("__name__", "").startswith(_INTERNAL):
-            found = Site(frame.f_code, frame.f_lasti)
+        sites.append(Site(frame.f_code, frame.f_lasti))
         coro = getattr(coro, "cr_await", None) or getattr(coro, "gi_yieldfrom", None) or getattr(coro, "ag_await", None)
-    return found
+    return sites
