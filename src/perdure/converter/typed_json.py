@@ -102,13 +102,7 @@ def decode(data: bytes, hint: object = Any) -> Any:
         JsonError: malformed, not UTF-8, too deep, or not what the hint says.
     """
     try:
-        decoder = _decoders.get(hint)
-        if decoder is None:
-            decoder = _compile(hint)
-            if len(_decoders) >= _MAX_CACHED_DECODERS:
-                _decoders.clear()
-            _decoders[hint] = decoder
-        return decoder(data)
+        return _decoder_of(hint)(data)
     except RecursionError:
         raise JsonError("the JSON is nested too deeply") from None
     except UnicodeDecodeError as error:
@@ -122,6 +116,19 @@ def decode(data: bytes, hint: object = Any) -> Any:
     except Exception as error:
         # Constructors and validators of users' own types (pydantic, __post_init__) raise what they like.
         raise JsonError(f"{type(error).__name__}: {error}") from error
+
+
+def _decoder_of(hint: object) -> Callable[[bytes], Any]:
+    try:
+        decoder = _decoders.get(hint)
+    except TypeError:  # A hint that cannot be hashed, such as Annotated with a list: compiled each time.
+        return _compile(hint)
+    if decoder is None:
+        decoder = _compile(hint)
+        if len(_decoders) >= _MAX_CACHED_DECODERS:
+            _decoders.clear()
+        _decoders[hint] = decoder
+    return decoder
 
 
 def _compile(hint: object) -> Callable[[bytes], Any]:
