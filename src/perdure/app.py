@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Self, TypedDict, TypeVar, Unpack
 
 from perdure.activity.definition import REGISTRY as ACTIVITIES
 from perdure.activity.definition import Activity
@@ -22,6 +22,8 @@ from perdure.replay.definition import REGISTRY as WORKFLOWS
 from perdure.worker import Worker
 
 __all__ = ["App", "WorkerOptions", "open"]
+
+_T = TypeVar("_T")
 
 
 class WorkerOptions(TypedDict, total=False):
@@ -106,8 +108,11 @@ class App:
             task_queue=self.task_queue,
         )
         try:
-            workflows = WORKFLOWS.workflows() if self._workflows is None else self._workflows
-            activities = ACTIVITIES.activities() if self._activities is None else self._activities
+            workflows, activities = self._workflows, self._activities
+            if workflows is None:
+                workflows = _latest([(known.name, known.target, known) for known in WORKFLOWS.workflows()])
+            if activities is None:
+                activities = _latest([(known.name, known.fn, known) for known in ACTIVITIES.activities()])
             if workflows or activities:
                 self._worker = Worker(
                     client, task_queue=self.task_queue, workflows=workflows, activities=activities, **self._options
@@ -132,6 +137,21 @@ class App:
         finally:
             if client is not None:
                 await client.close()
+
+
+def _latest(known: Sequence[tuple[str | None, Callable[..., Any], _T]]) -> list[_T]:
+    """What is served by default: of definitions local to a function, the latest of each name.
+
+    Two of the same name at the top of modules are both kept, for the worker to refuse.
+    """
+    kept: dict[str | None, list[tuple[bool, _T]]] = {}
+    for name, target, definition in known:
+        is_local = "<locals>" in target.__qualname__
+        others = kept.setdefault(name, [])
+        if is_local or any(other_is_local for other_is_local, _ in others):
+            others.clear()
+        others.append((is_local, definition))
+    return [definition for definitions in kept.values() for _, definition in definitions]
 
 
 def open(

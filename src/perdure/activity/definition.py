@@ -133,9 +133,14 @@ class Activity(Generic[P, R]):
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"activity {self.__name__}: {error}") from None
-        if bound.kwargs:
+        by_keyword = [
+            name
+            for name, parameter in signature.parameters.items()
+            if parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD) and name in bound.arguments
+        ]
+        if by_keyword:
             raise TypeError(
-                f"activity {self.__name__}: {', '.join(bound.kwargs)} can be given by keyword only, and arguments "
+                f"activity {self.__name__}: {', '.join(by_keyword)} can be given by keyword only, and arguments "
                 "travel by position"
             )
         bound.apply_defaults()
@@ -195,7 +200,9 @@ class ActivityRegistry:
 
     def add(self, activity: Activity[Any, Any]) -> None:
         """List an activity."""
-        self._activities[(activity.fn.__module__, activity.fn.__qualname__)] = activity
+        key = (activity.fn.__module__, activity.fn.__qualname__)
+        self._activities.pop(key, None)
+        self._activities[key] = activity
 
     def activities(self) -> list[Activity[Any, Any]]:
         """All of them."""
