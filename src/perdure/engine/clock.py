@@ -99,12 +99,19 @@ class _VirtualHandle:
     def cancel(self) -> None:
         self.callback = None
 
+    def ring(self) -> None:
+        """Make the call, unless it was cancelled or made."""
+        callback, self.callback = self.callback, None
+        if callback is not None:
+            callback()
+
 
 class VirtualClock:
     """A clock that moves only when told to.
 
     Deadlines (`call_at`) are what `advance` jumps to; spans of waiting (`call_later`) that end on the way end in
-    order, but never make the clock jump by themselves: an idle poll is nothing to wait for.
+    order, but never make the clock jump by themselves: an idle poll is nothing to wait for. What is asked for an instant
+    that has come already is called on the next turn of the event loop.
 
     Args:
         start_ms: where the clock stands first, epoch milliseconds.
@@ -129,6 +136,9 @@ class VirtualClock:
 
     def _push(self, at_ms: int, callback: Callable[[], None], *, deadline: bool) -> Handle:
         handle = _VirtualHandle(callback, deadline)
+        if at_ms <= self._now_ms:
+            asyncio.get_running_loop().call_soon(handle.ring)
+            return handle
         self._seq += 1
         heapq.heappush(self._heap, (at_ms, self._seq, handle))
         return handle
@@ -159,12 +169,9 @@ class VirtualClock:
         """
         while self._heap and self._heap[0][0] <= at_ms:
             due_ms, _, handle = heapq.heappop(self._heap)
-            callback = handle.callback
-            if callback is None:
-                continue
-            handle.callback = None
-            self._now_ms = max(self._now_ms, due_ms)
-            callback()
+            if handle.callback is not None:
+                self._now_ms = max(self._now_ms, due_ms)
+                handle.ring()
         self._now_ms = max(self._now_ms, at_ms)
 
     def jump_to(self, at_ms: int) -> None:

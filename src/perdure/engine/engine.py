@@ -113,8 +113,12 @@ class Engine:
         self._hand_out = HandOut(shard, self._reader, self._tokens)
         self._shard = shard
         self._stopped = False
-        await shard.start()
-        await self._first_rows(shard, None if key else fresh_key)
+        try:
+            await shard.start()
+            await self._first_rows(shard, None if key else fresh_key)
+        except BaseException:
+            await self.stop()
+            raise
 
     async def _first_rows(self, shard: Shard, new_key: bytes | None) -> None:
         """Write what every store must hold."""

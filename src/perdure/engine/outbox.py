@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Outbox"]
 
-_RETRY_S = 5.0
+_RETRY_MS = 5_000
 """When a message whose receiver could not be reached is tried again."""
 _AGAIN = frozenset((StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED, StatusCode.DATA_LOSS, StatusCode.INTERNAL))
 """Refusals that say nothing about the receiver."""
@@ -116,7 +116,7 @@ class Outbox:
             if error.code not in _AGAIN:
                 raise
             if error.code is not StatusCode.DATA_LOSS:  # A damaged receiver stays so until the engine is opened anew.
-                shard.clock.call_later(_RETRY_S, lambda: self.add(sender, (message,)))
+                shard.clock.call_at(shard.clock.now_ms() + _RETRY_MS, lambda: self.add(sender, (message,)))
             return
         sender = await shard.cache.get(run_key)
         transition = history.message_delivered(

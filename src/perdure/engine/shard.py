@@ -90,7 +90,8 @@ class Shard:
         self._on_settled = on_settled
         self._last_key = 0
         self._orphans: dict[int, list[HeldActivity]] = {}
-        self._lost: set[int] = set()
+        self.lost: set[int] = set()
+        """Runs of failed commits, until they are brought back after a back-off."""
         self._retry_ms = config.retry_ms
         self._background: set[asyncio.Task[None]] = set()
         self._stopped = False
@@ -161,7 +162,6 @@ class Shard:
         return bool(
             self.committer.busy
             or self._background
-            or self._lost
             or self.outbox.busy
             or self.cache.busy
             or self.matching.has_match()
@@ -358,7 +358,7 @@ class Shard:
         for key in timers.pop_due(now_ms, self.config.fire_slice):
             slot = self.cache.loaded.get(key)
             if slot is None:
-                if key not in self._lost:
+                if key not in self.lost:
                     cold.append(key)
             else:
                 self._wake(slot, now_ms)
@@ -430,7 +430,7 @@ class Shard:
         now_ms = self.clock.now_ms()
         for held in self._orphans.pop(slot.key, ()):
             _hold_again(slot, held)
-        if slot.key in self._lost:
+        if slot.key in self.lost:
             # Workers may know more of a lost run than is true: they get its whole history.
             history.expire_sticky(slot.run, now_ms=now_ms)
         transition = history.flush_buffered(slot.run, now_ms=now_ms)
@@ -525,8 +525,8 @@ class Shard:
             for row in group.namespaces:
                 self.namespaces.by_name.pop(row[0], None)
             self.cache.erasing.difference_update(group.erased)
-            self._lost.update(group.erased)
-        self.clock.call_later(self._retry_ms / 1000, self._recover)
+            self.lost.update(group.erased)
+        self.clock.call_at(self.clock.now_ms() + self._retry_ms, self._recover)
         self._retry_ms = min(self._retry_ms * 2, self.config.retry_max_ms)
 
     def _lose(self, slot: Slot, error: RpcError) -> None:
@@ -540,7 +540,7 @@ class Shard:
         if slot.queries:
             slot.queries.fail_all(error)
         self.cache.drop(slot)
-        self._lost.add(slot.key)
+        self.lost.add(slot.key)
         self._notify(slot.key)
 
     def _recover(self) -> None:
@@ -549,17 +549,17 @@ class Shard:
 
     async def _read_again(self) -> None:
         """Bring lost runs back."""
-        for key in list(self._lost):
+        for key in list(self.lost):
             await self._revive(key)
             self._orphans.pop(key, None)
-            self._lost.discard(key)
+            self.lost.discard(key)
 
     def fail(self, error: RpcError) -> None:
         """Nothing can be written any more: every poll and wait ends."""
         if self.committer.failure is None:
             self.committer.abandon(error)
         self.timers.close()
-        self._lost.clear()
+        self.lost.clear()
         self.matching.close()
         for key in list(self.watchers):
             self._notify(key)
