@@ -149,7 +149,7 @@ class Call(WorkflowFuture[_T]):
     def take_back(self) -> bool:
         """Drop the command if it has not left yet."""
         issued = self.issued
-        if issued is None or issued.task != self.runtime.task_number:
+        if issued is None or issued.task != self.runtime.task_number or self.runtime.loop.inert:
             return False
         issued.dropped = True
         return True
@@ -256,6 +256,8 @@ class Timer(asyncio.TimerHandle):
         if self.done:
             return
         self.done = True
+        if self.runtime.loop.inert:
+            return
         issued = self.issued
         if issued is not None and issued.task == self.runtime.task_number:
             issued.dropped = True

@@ -34,8 +34,8 @@ __all__ = ["MAX_CALLBACKS", "LoopOwner", "ReadyHandle", "WorkflowFuture", "Workf
 MAX_CALLBACKS = 5_000_000
 """Callbacks one activation may run before the code counts as one that never waits."""
 
-MAX_CLOSE_ATTEMPTS = 100
-"""Awaits in `finally` blocks that a coroutine may pass while it is being closed."""
+MAX_CLOSE_ATTEMPTS = 1000
+"""Coroutines in a chain of awaits, and awaits in `finally` blocks, that closing a task goes through."""
 
 _HASH_MASK = (1 << 60) - 1
 _HASH_SPREAD = 0x9E3779B97F4A7C15
@@ -232,7 +232,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             for task in closing:
                 if not task.done():
                     task._log_destroy_pending = False  # pyright: ignore[reportAttributeAccessIssue] C attribute
-                    _close_coroutine(cast("Coroutine[Any, Any, Any]", task.get_coro()))
+                    _close_coroutine(task.get_coro())
                 task._log_traceback = False  # pyright: ignore[reportAttributeAccessIssue] C attribute
             self.ready.clear()
         finally:
@@ -352,18 +352,37 @@ for _name in _FORBIDDEN:
     _forbid(_name)
 
 
-def _close_coroutine(coro: Coroutine[Any, Any, Any]) -> None:
+def _close_coroutine(coro: Any) -> None:
+    """Close a suspended coroutine, innermost await first.
+
+    `close` alone would let an inner coroutine that awaits in a `finally` block escape: the error about it ends the
+    outer one, and the inner one is left to the garbage collector.
+    """
     for _ in range(MAX_CLOSE_ATTEMPTS):
-        try:
-            coro.close()
-        except RuntimeError as error:
-            if "ignored GeneratorExit" in str(error):
-                continue  # A `finally` block awaited something: it stops there, and the next close goes on from it.
+        innermost = _innermost(coro)
+        if innermost is None:
             return
+        try:
+            innermost.close()
+        except KeyboardInterrupt:
+            raise
         except BaseException:
-            return  # The code's own error on its way out; there is nobody left to tell.
-        return
+            # It awaited again, and goes on from there; or it ended with an error of its own, which nobody waits for.
+            continue
     _undying.append(coro)
+
+
+def _innermost(coro: Any) -> Any:
+    """The deepest coroutine or generator in a chain of awaits that has not ended."""
+    found = None
+    for _ in range(MAX_CLOSE_ATTEMPTS):
+        if getattr(coro, "cr_frame", None) is not None:
+            found, coro = coro, coro.cr_await
+        elif getattr(coro, "gi_frame", None) is not None:
+            found, coro = coro, coro.gi_yieldfrom
+        else:
+            break
+    return found
 
 
 def _set_in_order(items: Iterable[Any] = ()) -> Any:
