@@ -98,8 +98,8 @@ class FaultDisk(apsw.VFS):
         self.name = name
         self.full = False
         """No write succeeds that would have to be made now."""
-        self.broken = False
-        """No fsync succeeds."""
+        self.broken: str | None = None
+        """Files whose name ends with this can't be synchronised; "" = none can, None = all can."""
         self.on_operation: Callable[[int], None] | None = None
         """Called before each operation that changes the disk, with its number, counted from 1."""
         self.operations = 0
@@ -139,7 +139,7 @@ class FaultDisk(apsw.VFS):
     def syncing(self, path: str) -> None:
         with self._guard:
             self._operate()
-            if self.broken:
+            if self.broken is not None and path.endswith(self.broken):
                 raise apsw.IOError("injected: fsync failed")
             self._files[path].sync()
 

@@ -100,11 +100,13 @@ class Writer:
         return self._failure
 
     def _checkpoint_if_grown(self) -> None:
-        written = self._written_pages()
-        if self._failure is not None or written - self._checkpointed_pages < CHECKPOINT_PAGES:
+        if self._failure is not None:
             return
-        self._checkpointed_pages = written
         try:
+            written = self._written_pages()
+            if written - self._checkpointed_pages < CHECKPOINT_PAGES:
+                return
+            self._checkpointed_pages = written
             self._connection.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_PASSIVE)
         except (apsw.FullError, apsw.BusyError):
             # The WAL keeps what could not be moved; the next time will do.
