@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import warnings
 from asyncio import events, tasks
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
@@ -224,16 +225,19 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         """End every coroutine; nothing they do on the way out has an effect. Harmless to repeat."""
         self.inert = True
         self.ready.clear()
-        if not self._tasks:
-            return
         closing, self._tasks = self._tasks, []
+        if all(task.done() for task in closing):
+            for task in closing:
+                _close_task(task)
+            return
         outer, outer_task, hooks = self._enter()
         try:
-            for task in closing:
-                if not task.done():
-                    task._log_destroy_pending = False  # pyright: ignore[reportAttributeAccessIssue] C attribute
-                    _close_coroutine(task.get_coro())
-                task._log_traceback = False  # pyright: ignore[reportAttributeAccessIssue] C attribute
+            with warnings.catch_warnings():
+                # A task that never began lets go of the coroutines it was to await.
+                warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+                for task in closing:
+                    _close_task(task)
+                closing.clear()
             self.ready.clear()
         finally:
             self._leave(outer, outer_task, hooks)
@@ -352,6 +356,13 @@ for _name in _FORBIDDEN:
     _forbid(_name)
 
 
+def _close_task(task: WorkflowTask) -> None:
+    if not task.done():
+        task._log_destroy_pending = False  # pyright: ignore[reportAttributeAccessIssue] C attribute
+        _close_coroutine(task.get_coro())
+    task._log_traceback = False  # pyright: ignore[reportAttributeAccessIssue] C attribute
+
+
 def _close_coroutine(coro: Any) -> None:
     """Close a suspended coroutine, innermost await first.
 
@@ -395,11 +406,11 @@ def _set_in_order(items: Iterable[Any] = ()) -> Any:
 
 def _hash_of_gathering(future: Any) -> int:
     """A hash for what `asyncio.gather` returns: numbered within a workflow, by address elsewhere."""
-    number = future.__dict__.get("_perdure_number")
+    number: int | None = getattr(future, "_perdure_number", None)
     if number is None:
         loop = future.get_loop()
         number = loop.next_number() if type(loop) is WorkflowLoop else object.__hash__(future)
-        future.__dict__["_perdure_number"] = number
+        future._perdure_number = number
     return number
 
 
