@@ -12,6 +12,7 @@ Errors absorb: once a task has failed the run answers the same failure until it 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 
 from perdure.api import messages as m
@@ -373,7 +374,8 @@ class WorkflowRun:
 
     def __del__(self) -> None:
         # A run that was dropped without `close`: its coroutines must not come alive in the garbage collector's hands.
-        self.close()
+        if not sys.is_finalizing():
+            self.close()
 
     def _check_poison(self) -> None:
         if self._failed is None and self._runtime.error is not None:
