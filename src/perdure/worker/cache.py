@@ -94,10 +94,14 @@ class RunCache:
             self._evict_some()
 
     def _evict_some(self) -> None:
-        for entry in tuple(self._entries.values()):
+        # One pass at most, and no copy of the entries: this runs after every task while the cache is full.
+        for _ in range(len(self._entries)):
             if self.total_bytes <= self.max_bytes:
                 return
-            if not entry.busy:
+            entry = next(iter(self._entries.values()))
+            if entry.busy:
+                self._entries.move_to_end(entry.run_id)
+            else:
                 self.evictions += 1
                 self.drop(entry)
 
