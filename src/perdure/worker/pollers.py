@@ -100,6 +100,7 @@ class PollerPool(Generic[TaskT]):
                 return
             finally:
                 self._waiting -= 1
+                self._polling.discard(me)
             backoff.reset()
             if not task.task_token:
                 if self._waiting > 0:
