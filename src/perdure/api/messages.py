@@ -5,7 +5,9 @@ below says which one is meant, and a tidy test checks that it lists every clash.
 ``m.EventType.EVENT_TYPE_TIMER_FIRED``.
 """
 
-# ruff: noqa: F403 - this module exists to gather the API's names in one place.
+# This module exists to gather the API's names in one place.
+# ruff: noqa: F403
+# pyright: reportWildcardImportFromLibrary=false
 from temporalio.api.activity.v1 import *
 from temporalio.api.command.v1 import *
 from temporalio.api.common.v1 import *
