@@ -7,10 +7,10 @@ says otherwise, so nothing here waits for a clock.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from perdure.api import RpcError, StatusCode
+from perdure.api import RpcError
 from perdure.api import messages as m
 from perdure.engine import Engine, EngineConfig
 from perdure.engine.clock import VirtualClock
@@ -285,7 +285,8 @@ class Driver:
 
     async def poll(self, queue: str = QUEUE, *, sticky: bool = False) -> m.PollWorkflowTaskQueueResponse:
         """A workflow task that is there or comes without time passing; empty if none does."""
-        return await self._soon(self.service.poll_workflow_task_queue(self.poll_request(queue, sticky=sticky)))
+        call = self.service.poll_workflow_task_queue(self.poll_request(queue, sticky=sticky))
+        return await self._soon(call, m.PollWorkflowTaskQueueResponse())
 
     async def poll_activity(self, queue: str = QUEUE) -> m.PollActivityTaskQueueResponse:
         """An activity task that is there or comes without time passing; empty if none does."""
@@ -293,21 +294,21 @@ class Driver:
         request.task_queue.name = queue
         return await self._soon(self.service.poll_activity_task_queue(request), m.PollActivityTaskQueueResponse())
 
-    async def _soon(self, call: Awaitable[_T], otherwise: Any = None) -> _T:
+    async def _soon(self, call: Coroutine[Any, Any, _T], empty: _T) -> _T:
+        """The call's answer, or `empty` if the engine comes to rest without one."""
         task = asyncio.ensure_future(call)
-        for _ in range(200):
-            if task.done():
-                return await task
-            await asyncio.sleep(0)
-            if self.engine.is_idle() and not task.done():
-                await turns(20)
-                if not task.done():
-                    break
-        if task.done():
-            return await task
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        return otherwise if otherwise is not None else m.PollWorkflowTaskQueueResponse()  # type: ignore[return-value]
+        rest = asyncio.ensure_future(self.rest())
+        await asyncio.wait((task, rest), return_when=asyncio.FIRST_COMPLETED)
+        for each in (task, rest):
+            if not each.done():
+                each.cancel()
+        await asyncio.gather(task, rest, return_exceptions=True)
+        return empty if task.cancelled() else task.result()
+
+    async def rest(self) -> None:
+        """Until the engine has nothing to do, whatever workers hold."""
+        await turns(3)
+        await self.engine.wait_idle(but_held=True)
 
     async def complete(
         self,
@@ -369,10 +370,3 @@ def names(events: Sequence[m.HistoryEvent]) -> list[str]:
         assert ids == list(range(ids[0], ids[0] + len(ids)))
     found = [m.EventType.Name(event.event_type).removeprefix("EVENT_TYPE_") for event in events]
     return ["".join(part.capitalize() for part in name.split("_")) for name in found]
-
-
-def has_code(error: RpcError, code: StatusCode) -> bool:
-    return error.code is code
-
-
-Scenario = Callable[[Driver], Awaitable[None]]

@@ -110,8 +110,8 @@ class VirtualClock:
     """A clock that moves only when told to.
 
     Deadlines (`call_at`) are what `advance` jumps to; spans of waiting (`call_later`) that end on the way end in
-    order, but never make the clock jump by themselves: an idle poll is nothing to wait for. What is asked for an instant
-    that has come already is called on the next turn of the event loop.
+    order, but never make the clock jump by themselves: an idle poll is nothing to wait for. What is asked for an
+    instant that has come already is called on the next turn of the event loop.
 
     Args:
         start_ms: where the clock stands first, epoch milliseconds.

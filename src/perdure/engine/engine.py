@@ -221,20 +221,26 @@ class Engine:
 
     # -- idleness and virtual time ---------------------------------------------------------------------------------
 
-    def is_idle(self) -> bool:
-        """Nothing will happen before a deadline, a call or a poll: no commit in flight, no task handed out."""
+    def is_idle(self, *, but_held: bool = False) -> bool:
+        """Nothing will happen before a deadline, a call or a poll: no commit in flight, no task handed out.
+
+        Args:
+            but_held: True to count an engine as idle although workers hold tasks.
+        """
         shard = self._shard
         if shard is None or self.stopping:
             return True
         if shard.busy:
             return False
+        if but_held:
+            return True
         return not any(_is_worked_on(slot.run.live, slot.run.state.items) for slot in shard.cache.loaded.values())
 
-    async def wait_idle(self) -> None:
-        """Wait until the engine has been idle for a few turns of the event loop."""
+    async def wait_idle(self, *, but_held: bool = False) -> None:
+        """Wait until the engine has been idle, as `is_idle` says, for a few turns of the event loop."""
         quiet = 0
         while quiet < _SETTLING_TURNS:
-            if self.is_idle():
+            if self.is_idle(but_held=but_held):
                 quiet += 1
                 await asyncio.sleep(0)
             else:

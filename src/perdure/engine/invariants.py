@@ -137,6 +137,8 @@ def _scan_slot(shard: Shard, slot: Slot, waiting: set[tuple[int, int]]) -> list[
     findings: list[str] = []
     run = slot.run
     now_ms = shard.clock.now_ms()
+    if not slot.groups and slot.durable_event_id != run.state.next_event_id - 1:
+        findings.append(f"events up to {slot.durable_event_id} count as durable, {run.state.next_event_id - 1} are")
     if not run.is_open:
         return findings
     if history.workflow_task_ready(run, now_ms) and (slot.key, run.state.task_scheduled_event_id) not in waiting:

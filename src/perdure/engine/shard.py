@@ -464,8 +464,8 @@ class Shard:
             assert slot.row_event_id + len(frames) == state.next_event_id, "history must be contiguous"
             batch.histories.append(HistoryRow(key, slot.row_event_id, b"".join(frames)))
             slot.row_event_id += len(frames)
+            slot.writing = frames
             slot.pending = []
-        slot.writing = frames
         encoded = history.encode(run)
         wake_ms = history.wake_at_ms(run)
         if not run.is_open and not state.outbox and not self.config.erase_closed:
@@ -491,6 +491,7 @@ class Shard:
         for slot in group.slots:
             slot.durable_event_id += len(slot.writing)
             slot.writing = []
+            assert slot.durable_event_id == slot.row_event_id - 1, "durable is what has been written, no more"
             slot.groups -= 1
             if slot.group is group:
                 slot.group = None
