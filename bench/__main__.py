@@ -58,7 +58,7 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def _measure_all(only: list[str] | None) -> int:
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 110)
     rows = [row for row in ROWS if not only or row.name in only]
     results: dict[str, Mapping[str, float] | str] = {}
     begin = time.monotonic()

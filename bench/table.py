@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 __all__ = ["Budget", "Row", "print_table"]
@@ -55,23 +56,23 @@ class Row:
 
 def print_table(rows: list[Row], results: Mapping[str, Mapping[str, float] | str], console: Console) -> None:
     """One line a figure; a row that failed says why."""
-    table = Table(title="Perdure, embedded, durable settings on")
-    for column in ("row", "what", "figure"):
-        table.add_column(column)
+    table = Table(title="Perdure, embedded, durable settings on", box=None, pad_edge=False)
+    for column in ("row", "figure"):
+        table.add_column(column, no_wrap=True)
     for column in ("measured", "budget"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_column("")
     for row in rows:
         result = results.get(row.name)
         if result is None:
             continue
+        table.add_row(f"[bold]{row.name}[/]", f"[bold]{row.what}[/]")
         if isinstance(result, str):
-            table.add_row(row.name, row.what, "[red]failed[/]", result, "", "[red]✗[/]")
+            table.add_row("", f"[red]failed: {escape(result)}[/]")
             continue
-        for position, budget in enumerate(row.budgets):
+        for budget in row.budgets:
             value = result[budget.metric]
             met = budget.met_by(value)
             mark = "" if met is None else "[green]✓[/]" if met else "[red]✗ miss[/]"
-            head = (row.name, row.what) if position == 0 else ("", "")
-            table.add_row(*head, budget.label, budget.shown(value), budget.limit_shown, mark)
+            table.add_row("", budget.label, budget.shown(value), budget.limit_shown, mark)
     console.print(table)
