@@ -95,7 +95,7 @@ def test_the_code_asks_for_more_than_history_has() -> None:
         await asyncio.gather(reserve("o"), charge("o"))  # one more
 
     text = mismatch(changed)
-    assert re.search(r"history holds  nothing at this point; next comes event \d+: ActivityTaskStarted", text)
+    assert re.search(r"history holds  nothing at this point; next comes event \d+: ActivityTaskCompleted", text)
     assert "code asked to  schedule an activity activity_id='2' activity_type='charge'" in text
 
 

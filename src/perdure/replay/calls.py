@@ -113,21 +113,26 @@ class Issued:
     Attributes:
         kind: its command type.
         call: what asked for it; for commands without a call the values that identify it.
-        site: where.
+        place: code object and instruction that asked, or None.
         message: the API's command; None while replaying, when nobody sends it.
         task: number of the workflow task it belongs to.
         dropped: taken back before it left.
     """
 
-    __slots__ = ("call", "dropped", "kind", "message", "site", "task")
+    __slots__ = ("call", "dropped", "kind", "message", "place", "task")
 
-    def __init__(self, kind: int, call: Any, site: Site | None, message: m.Command | None, task: int) -> None:
+    def __init__(self, kind: int, call: Any, place: Any, message: m.Command | None, task: int) -> None:
         self.kind = kind
         self.call = call
-        self.site = site
+        self.place = place
         self.message = message
         self.task = task
         self.dropped = False
+
+    @property
+    def site(self) -> Site | None:
+        """Where it was asked for."""
+        return Site(*self.place) if self.place is not None else None
 
 
 class Call(WorkflowFuture[_T]):
@@ -187,7 +192,13 @@ class ActivityHandle(Call[_T]):
         cancellation_type: ActivityCancellationType,
         result_type: Any,
     ) -> None:
-        super().__init__(runtime)
+        # One of these per step: its base classes' work, without their calls.
+        loop = runtime.loop
+        asyncio.Future.__init__(self, loop=loop)  # pyright: ignore[reportUnknownMemberType]
+        self._number = loop.next_number()
+        self.runtime = runtime
+        self.issued = None
+        self.event_id = 0
         self.name = name
         self.activity_id = activity_id
         self.cancellation_type = cancellation_type

@@ -1,8 +1,8 @@
 """Applies history events to a run: matches those its commands made, and resolves what waits for the others.
 
 One table, by event type. `RECORDED` events come from commands: each takes the next command the code issued in the
-previous workflow task, which must be the one it records. Others arrive from outside, and some need nothing done. A
-type that `APPLY` does not list is from a newer service than this code knows: a clear error, never a guess.
+previous workflow task, which must be the one it records. The others arrive from outside, and those in `PASSED` need
+nothing done. A type in neither table is from a newer service than this code knows: a clear error, never a guess.
 """
 
 from __future__ import annotations
@@ -28,20 +28,26 @@ from perdure.replay.calls import ActivityHandle, ChildHandle, Issued, Timer, com
 from perdure.replay.matching import EXPECTED, attributes_of, describe_event, differs, is_deprecated_patch, unasked
 from perdure.replay.runtime import WorkflowRuntime
 
-__all__ = ["APPLY", "RECORDED", "SIGNALED", "Expected"]
+__all__ = ["APPLY", "PASSED", "RECORDED", "Expected"]
 
 _E = m.EventType
-SIGNALED = int(_E.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED)
 
 
 class Expected:
-    """The commands of the previous workflow task that no event has recorded yet, in order."""
+    """What applying a segment keeps track of.
 
-    __slots__ = ("at", "issued")
+    Attributes:
+        issued: the commands of the previous workflow task, in order.
+        at: how many of them an event has recorded.
+        signals: signals met, to be delivered ahead of what else the segment wakes.
+    """
+
+    __slots__ = ("at", "issued", "signals")
 
     def __init__(self) -> None:
         self.issued: list[Issued] = []
         self.at = 0
+        self.signals: list[m.HistoryEvent] = []
 
     def renew(self, issued: list[Issued]) -> None:
         """The task is over: these are what its events must record."""
@@ -362,9 +368,14 @@ def _cause(name: str) -> str:
     return name.partition("_CAUSE_")[2].lower().replace("_", " ") or name
 
 
+def _signaled(runtime: WorkflowRuntime, event: m.HistoryEvent, expected: Expected) -> None:
+    expected.signals.append(event)
+
+
 _ARRIVED: dict[int, Handler] = {
     _E.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED: _started,
     _E.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED: _cancel_requested,
+    _E.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED: _signaled,
     _E.EVENT_TYPE_ACTIVITY_TASK_COMPLETED: _activity_completed,
     _E.EVENT_TYPE_ACTIVITY_TASK_FAILED: _activity_failed,
     _E.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT: _activity_timed_out,
@@ -400,5 +411,8 @@ _PASSED = (
     _E.EVENT_TYPE_WORKFLOW_EXECUTION_TIME_SKIPPING_TRANSITIONED,
 )
 
-APPLY: dict[int, Handler | None] = {**RECORDED, **_ARRIVED, **dict.fromkeys(map(int, _PASSED), None)}
-"""What each type of event does; None = nothing."""
+PASSED: frozenset[int] = frozenset(map(int, _PASSED))
+"""Events that change nothing for the code."""
+
+APPLY: dict[int, Handler] = {**RECORDED, **_ARRIVED}
+"""What every other known type of event does."""

@@ -19,7 +19,7 @@ from perdure.api import messages as m
 from perdure.exceptions import NondeterminismError
 from perdure.replay.commands import PATCH_MARKER, STEP_MARKER
 from perdure.replay.definition import WorkflowDefinition
-from perdure.replay.events import APPLY, RECORDED, SIGNALED, Expected
+from perdure.replay.events import APPLY, PASSED, RECORDED, Expected
 from perdure.replay.loop import MAX_CALLBACKS
 from perdure.replay.matching import describe_event, marker_identity, missing
 from perdure.replay.outcome import Outcome, StepsNeeded, TaskCompleted, TaskFailed
@@ -109,7 +109,7 @@ class WorkflowRun:
         if not runtime.run_id:
             runtime.workflow_id = task.workflow_execution.workflow_id
             runtime.run_id = task.workflow_execution.run_id
-        self._queries = dict(task.queries)
+        self._queries = dict(task.queries) if task.queries else {}
         self._live = False
 
     def feed(self, events: Sequence[m.HistoryEvent], *, last: bool) -> None:
@@ -141,7 +141,7 @@ class WorkflowRun:
                 if kind == _STARTED:
                     self._replay_segment()
                     segment, block, self._started = self._segment, None, event
-                else:
+                elif kind not in PASSED:
                     block.append(event)
             elif kind == _STARTED:
                 self._started = event
@@ -151,7 +151,7 @@ class WorkflowRun:
                     block = self._block = []
                 else:
                     self._started = None
-            else:
+            elif kind not in PASSED:
                 segment.append(event)
 
     def _replay_segment(self) -> None:
@@ -227,17 +227,15 @@ class WorkflowRun:
 
     def _apply_segment(self, segment: list[m.HistoryEvent]) -> None:
         runtime, expected = self._runtime, self._expected
-        signals: list[m.HistoryEvent] = []
         for event in segment:
-            kind = event.event_type
-            if kind == SIGNALED:
-                signals.append(event)
-            elif kind not in APPLY:
-                self._refuse(event)
-            elif (handler := APPLY[kind]) is not None:
+            handler = APPLY.get(event.event_type)
+            if handler is not None:
                 handler(runtime, event, expected)
+            elif not event.worker_may_ignore:
+                raise self._unknown(event)
         self._check_nothing_missing(segment)
-        if signals:
+        if expected.signals:
+            signals, expected.signals = expected.signals, []
             # Handlers run before the code that the segment's other events wake.
             ready = runtime.loop.ready
             woken = list(ready)
@@ -247,12 +245,11 @@ class WorkflowRun:
                 runtime.handlers.signal(attrs.signal_name, attrs.input.payloads)
             ready.extend(woken)
 
-    def _refuse(self, event: m.HistoryEvent) -> None:
-        if not event.worker_may_ignore:
-            raise NondeterminismError(
-                f"{describe_event(event)} is of a kind this version of Perdure does not know "
-                f"({self._runtime.describe()}): update perdure where this worker runs"
-            )
+    def _unknown(self, event: m.HistoryEvent) -> NondeterminismError:
+        return NondeterminismError(
+            f"{describe_event(event)} is of a kind this version of Perdure does not know "
+            f"({self._runtime.describe()}): update perdure where this worker runs"
+        )
 
     def _check_nothing_missing(self, segment: Sequence[m.HistoryEvent] | None) -> None:
         expected = self._expected
@@ -343,8 +340,10 @@ class WorkflowRun:
                 if not issued.dropped:
                     assert issued.message is not None, "a live task's command has its message"
                     commands.append(issued.message)
-        queries, self._queries = self._queries, {}
-        results = {key: self.query(query) for key, query in queries.items()}
+        results: dict[str, m.WorkflowQueryResult] = {}
+        if self._queries:
+            queries, self._queries = self._queries, {}
+            results = {key: self.query(query) for key, query in queries.items()}
         self._task_open = False
         return TaskCompleted(
             commands=commands, query_results=results, force_new_task=force_new_task, closes=runtime.closed

@@ -46,6 +46,8 @@ log = logging.getLogger("perdure.workflow")
 
 MAX_FRAMES = 1000
 
+_internal_globals: set[int] = set()
+
 _BUILDERS: dict[int, Callable[[Any], m.Command]] = {
     command.CANCEL_ACTIVITY: build.cancel_activity,
     command.CANCEL_TIMER: build.cancel_timer,
@@ -122,7 +124,7 @@ class WorkflowRuntime:
         """Append a command; its message is built here if the kind needs nothing but the call."""
         if message is None and not self.replaying:
             message = _BUILDERS[kind](call)
-        issued = Issued(kind, call, _site(), message, self.task_number)
+        issued = Issued(kind, call, _place(), message, self.task_number)
         if not self.loop.inert:
             self.commands.append(issued)
         return issued
@@ -153,7 +155,7 @@ class WorkflowRuntime:
                 message = build.schedule_activity(template, activity_id, payloads)
                 if options.summary:
                     message.user_metadata.summary.CopyFrom(self.converter.to_payload(options.summary))
-            handle.issued = issued = Issued(command.SCHEDULE_ACTIVITY, handle, _site(), message, self.task_number)
+            handle.issued = issued = Issued(command.SCHEDULE_ACTIVITY, handle, _place(), message, self.task_number)
             self.commands.append(issued)
         return handle
 
@@ -187,7 +189,7 @@ class WorkflowRuntime:
 
     def issue_built(self, kind: int, call: Any, message: m.Command | None) -> Issued:
         """Append a command whose message stands already, or is not needed."""
-        issued = Issued(kind, call, _site(), message, self.task_number)
+        issued = Issued(kind, call, _place(), message, self.task_number)
         if not self.loop.inert:
             self.commands.append(issued)
         return issued
@@ -587,12 +589,15 @@ def _fails_task(error: BaseException) -> bool:
     return isinstance(error, NondeterminismError) or type(error).__module__ == "bdb"
 
 
-def _site() -> Site | None:
-    """The innermost frame that is not ours or asyncio's."""
+def _place() -> Any:
+    """The innermost frame that is not ours or asyncio's, as (code, instruction); None outside of user code."""
     frame = sys._getframe(2)
     while frame is not None:
-        if not frame.f_globals.get("__name__", "").startswith(INTERNAL_MODULES):
-            return Site(frame.f_code, frame.f_lasti)
+        names = frame.f_globals
+        if id(names) not in _internal_globals:
+            if not names.get("__name__", "").startswith(INTERNAL_MODULES):
+                return frame.f_code, frame.f_lasti
+            _internal_globals.add(id(names))  # These modules stay, so the id does.
         frame = frame.f_back
     return None
 
