@@ -50,6 +50,8 @@ def apply_fields(message: Any, fields: dict[str, Any]) -> None:
             duration.FromMilliseconds(round(value * 1000))
         elif isinstance(value, str | bytes | int | float):
             setattr(message, name, value)
+        elif hasattr(getattr(message, name), "extend"):
+            getattr(message, name).extend(value)
         else:
             getattr(message, name).CopyFrom(value)
 

@@ -14,6 +14,7 @@ from tests.history.scenario import (
     Scenario,
     app_failure,
     cancel_activity,
+    finish,
     payloads,
     retry,
     schedule,
@@ -319,6 +320,8 @@ def test_asynchronous_completion_survives_a_restart() -> None:
     assert h.dispatchable_activities(scenario.run, scenario.now_ms) == []
     assert not h.hot(scenario.run)
     assert h.wake_at_ms(scenario.run) == START_MS + 10_000
+    assert scenario.heartbeat().changed
+    scenario.reload()
     scenario.refuse(StatusCode.NOT_FOUND, h.start_activity, scenario.run, 5, identity="b", now_ms=scenario.now_ms)
     scenario.pass_time(100)
     scenario.complete_activity()
@@ -397,6 +400,32 @@ def test_cancel_of_an_activity_whose_completion_is_buffered() -> None:
         "ActivityTaskCompleted",
         "WorkflowTaskScheduled",
     ]
+
+
+def test_a_run_may_close_right_after_cancelling_an_activity() -> None:
+    scenario = scheduled()
+    scenario.signal()
+    scenario.step(cancel_activity(5), finish())
+    assert scenario.names(10) == ["ActivityTaskCancelRequested", "WorkflowCompleted"]
+    assert not scenario.state.buffered
+
+
+def test_oversized_details_of_a_cancelled_activity() -> None:
+    scenario = scheduled()
+    scenario.start_activity()
+    scenario.signal()
+    scenario.step(cancel_activity(5))
+    big = payloads(b"x" * (LIMITS.blob_bytes + 1))
+    scenario.refuse(
+        StatusCode.INVALID_ARGUMENT,
+        h.cancel_activity,
+        scenario.run,
+        5,
+        1,
+        big,
+        identity="actor",
+        now_ms=scenario.now_ms,
+    )
 
 
 def test_oversized_results_fail_the_activity() -> None:

@@ -129,6 +129,27 @@ def test_request_ids_are_kept_within_a_bound() -> None:
     assert scenario.state.signal_request_ids == ["s-2", "s-3"]
 
 
+def test_links_travel_with_requests() -> None:
+    link = m.Link()
+    link.workflow_event.workflow_id = "caller"
+    request = m.StartWorkflowExecutionRequest(links=[link])
+    scenario = Scenario(links=request.links)
+    assert scenario.event(1).links[0] == link
+    signal = signal_request()
+    signal.links.append(link)
+    scenario.take(h.signal(scenario.run, signal, limits=LIMITS, now_ms=scenario.now_ms))
+    cancel = m.RequestCancelWorkflowExecutionRequest(links=[link])
+    scenario.take(h.request_cancel(scenario.run, cancel, now_ms=scenario.now_ms))
+    assert [list(scenario.event(number).links) for number in (3, 4)] == [[link], [link]]
+
+
+def test_continued_failure_and_result_of_the_request() -> None:
+    scenario = Scenario(continued_failure=app_failure("before"), last_completion_result=payloads(b"last"))
+    started = scenario.event(1).workflow_execution_started_event_attributes
+    assert started.continued_failure.message == "before"
+    assert started.last_completion_result == payloads(b"last")
+
+
 def test_bad_signals_are_refused() -> None:
     scenario = Scenario(limits=h.Limits(signals_per_run=2))
 

@@ -7,6 +7,7 @@ import pytest
 from perdure.api import StatusCode
 from perdure.api import messages as m
 from perdure.engine import history as h
+from perdure.engine.history import workflow_task
 from tests.history.scenario import (
     LIMITS,
     START_MS,
@@ -234,6 +235,32 @@ def test_new_events_make_the_next_attempt_a_first_one() -> None:
         "WorkflowTaskStarted",
         "WorkflowTaskFailed",
     ]
+
+
+def test_a_back_off_ends_with_the_attempt_it_delayed() -> None:
+    scenario = Scenario()
+    for _ in range(3):
+        scenario.start_task()
+        scenario.fail_task()
+    scenario.signal()
+    scenario.pass_time(5000)
+    scenario.start_task()
+    scenario.fail_task()
+    assert (scenario.state.task_attempt, scenario.state.task_not_before_ms) == (2, 0)
+    assert h.hot(scenario.run)
+
+
+def test_a_run_nobody_works_on_does_not_fill_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workflow_task, "LIVE_FRAMES_MAX", 5)
+    scenario = Scenario()
+    scenario.step(timer())
+    for _ in range(4):
+        scenario.signal()
+    scenario.step()
+    assert len(scenario.run.live.frames) == 1
+    for _ in range(6):
+        scenario.signal()
+        assert len(scenario.run.live.frames) <= 6
 
 
 def test_events_are_buffered_while_a_task_is_held() -> None:

@@ -204,7 +204,7 @@ def heartbeat_activity(
     limits: Limits = DEFAULT_LIMITS,
     now_ms: int,
 ) -> Transition:
-    """The attempt is alive. changed only when there are details to keep."""
+    """The attempt is alive. changed only when that must survive a restart: details, or a held attempt."""
     item = find(run, scheduled_event_id, attempt)
     if details is not None and details.ByteSize() > limits.blob_bytes:
         raise RpcError(StatusCode.INVALID_ARGUMENT, "heartbeat details exceed the size limit")
@@ -214,14 +214,15 @@ def heartbeat_activity(
         started_at_ms = item.last_started_at_ms if item.held else now_ms
         held = ActivityLive(started_at_ms, identity, now_ms)
         run.live.activities[scheduled_event_id] = held
+        deadlines.push_activity(run, item)
     held.last_heartbeat_at_ms = now_ms
     item.last_heartbeat_at_ms = now_ms
-    if details is None or not details.payloads:
-        transition.changed = False
-    else:
+    if details is not None and details.payloads:
         _keep_details(item, details, held)
-        pending.touch(run, scheduled_event_id)
-    deadlines.push_activity(run, item)
+    elif not item.held:
+        transition.changed = False
+        return transition
+    pending.touch(run, scheduled_event_id)
     return transition
 
 

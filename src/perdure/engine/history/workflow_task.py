@@ -44,6 +44,8 @@ def call(transition: Transition, limits: Limits = DEFAULT_LIMITS) -> None:
             _force_end(transition)
     elif not run.state.task_scheduled_event_id:
         schedule(transition)
+    elif len(run.live.frames) > LIVE_FRAMES_MAX:
+        run.live.frames = []
 
 
 def schedule(transition: Transition) -> None:
@@ -58,8 +60,6 @@ def schedule(transition: Transition) -> None:
     )
     evolve.apply_task_scheduled(state, event_id, now_ms, 1)
     transition.workflow_task = True
-    if len(run.live.frames) > LIVE_FRAMES_MAX:
-        run.live.frames = []
 
 
 def ready(run: Run, now_ms: int) -> bool:
