@@ -121,9 +121,7 @@ class Shard:
         await self._scan(old_ms, new_ms)
 
     async def _scan(self, old_ms: int, new_ms: int) -> None:
-        await self.timers.scan(
-            self.store.due_runs, old_ms, new_ms, self.config.scan_page, self.cache.loaded.__contains__
-        )
+        await self.timers.scan(self.store.due_runs, old_ms, new_ms, self.config.scan_page, self.cache.loaded)
 
     async def stop(self) -> None:
         """Commit what has accumulated, then rest."""
@@ -243,13 +241,15 @@ class Shard:
 
     def register(self, slot: Slot) -> None:
         """Note the run's next deadline."""
-        run = slot.run
-        if run.is_open:
-            due_ms = history.next_deadline_ms(run)
-        else:
-            due_ms = run.state.retain_until_ms if self.config.erase_closed else None
+        due_ms = self._due_ms(slot)
         if due_ms is not None and due_ms < slot.due_ms:
             self.timers.register(slot, due_ms)
+
+    def _due_ms(self, slot: Slot) -> int | None:
+        run = slot.run
+        if run.is_open:
+            return history.next_deadline_ms(run)
+        return run.state.retain_until_ms if self.config.erase_closed else None
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
@@ -354,23 +354,18 @@ class Shard:
         if timers.horizon_passed(now_ms):
             old_ms, new_ms = timers.move_horizon(now_ms, list(self.cache.loaded.values()))
             self.spawn(self._scan(old_ms, new_ms))
-        cold: list[int] = []
-        for key in timers.pop_due(now_ms, self.config.fire_slice):
-            slot = self.cache.loaded.get(key)
-            if slot is None:
-                if key not in self.lost:
-                    cold.append(key)
-            else:
-                self._wake(slot, now_ms)
-        if cold:
-            self.spawn(self._wake_cold(cold))
+        here, away = timers.pop_due(now_ms, self.config.fire_slice, self.cache.loaded)
+        for slot in here:
+            self._wake(slot, now_ms)
+        if away:
+            self.spawn(self._wake_away(away))
         if timers.has_due(now_ms):
             asyncio.get_running_loop().call_soon(self._ring)
         else:
             timers.arm()
         self._on_settled()
 
-    async def _wake_cold(self, keys: list[int]) -> None:
+    async def _wake_away(self, keys: list[int]) -> None:
         for key in keys:
             try:
                 slot = await self.cache.get(key)
@@ -409,9 +404,12 @@ class Shard:
         timers = self.timers
         while (first := timers.first()) is not None:
             slot = self.cache.loaded.get(first[1])
-            if slot is None or slot.due_ms > first[0]:
-                if slot is None:
+            if slot is None:
+                if timers.away.get(first[1]) == first[0]:
                     break
+                timers.drop_first()
+                continue
+            if slot.due_ms > first[0]:
                 timers.drop_first()
                 continue
             slot.due_ms = NEVER_MS
@@ -428,6 +426,7 @@ class Shard:
     def _loaded(self, slot: Slot) -> None:
         """A run has been read: nobody holds its workflow task; its activities perhaps."""
         now_ms = self.clock.now_ms()
+        self.timers.come(slot.key)
         for held in self._orphans.pop(slot.key, ()):
             _hold_again(slot, held)
         if slot.key in self.lost:
@@ -439,9 +438,9 @@ class Shard:
         self.register(slot)
 
     def _evicted(self, slot: Slot) -> None:
-        """A cold run leaves; its deadlines must not. The row of a hot run tells none, so they stay here."""
-        if slot.due_ms > self.timers.horizon_ms and slot.due_ms != NEVER_MS and history.hot(slot.run):
-            self.timers.keep(slot.due_ms, slot.key)
+        """A cold run leaves; its deadlines must not."""
+        self.timers.leave(slot, self._due_ms(slot), row_tells=not history.hot(slot.run))
+        self.timers.sweep(self.cache.loaded)
 
     # -- the committer's host --------------------------------------------------------------------------------------
 

@@ -9,8 +9,13 @@ When the far bound comes up, the horizon moves: rows that are due by the new hor
 heap, as do loaded runs, whose hand-outs may have deadlines no row knows of; then the next far bound is looked up.
 
 Entries are hints. Whoever is woken asks the run what is due, so a stale entry costs a look and nothing else, and a
-clock that jumps fires each timer once. Invariant: every deadline of a run in memory is registered in its slot
-(`due_ms` no later than it), and a registered deadline is in the heap or beyond the horizon and not before `far_ms`.
+clock that jumps fires each timer once. A run that is not in memory is woken only if `away` still names the instant:
+its stale entries must not load it. Stale entries are swept when they outnumber the others.
+
+Invariants: the deadline of a run in memory is no earlier than the one registered in its slot (`due_ms`), that of a
+run that left memory no earlier than the one in `away`, if it has one; both are in the heap, or lie beyond the horizon
+and not before `far_ms`. What a run's row does not tell (it is hot, so the row says "now") is kept in `away` whenever
+it is due.
 """
 
 from __future__ import annotations
@@ -29,6 +34,8 @@ __all__ = ["DueScan", "Timers"]
 DueScan = Callable[[int, tuple[int, int] | None, int], Awaitable[list[tuple[int, int]]]]
 """`Store.due_runs`."""
 
+_SWEEP_OVER = 1000
+"""Stale entries that are tolerated in any case."""
 _AFTER_ALL = NEVER_MS
 """A run key after every other."""
 
@@ -48,6 +55,8 @@ class Timers:
         self._clock = clock
         self._on_alarm = on_alarm
         self._near_horizon_ms = near_horizon_ms
+        self.away: dict[int, int] = {}
+        """Deadlines in the heap of runs that are not in memory, by run key."""
         self._heap: list[tuple[int, int]] = []
         self._alarm: Handle | None = None
         self._alarm_ms = NEVER_MS
@@ -66,11 +75,30 @@ class Timers:
             if due_ms < self._alarm_ms:
                 self.arm()
 
-    def keep(self, due_ms: int, run_key: int) -> None:
-        """Hold a deadline that no row tells and whose run leaves memory."""
-        heapq.heappush(self._heap, (due_ms, run_key))
+    def leave(self, slot: Slot, due_ms: int | None, *, row_tells: bool) -> None:
+        """A run leaves memory; `due_ms` is its deadline now, `row_tells` whether its row in the store says so."""
+        if due_ms is None:
+            return
+        if due_ms > self.horizon_ms and row_tells:
+            self.far_ms = min(self.far_ms, due_ms)
+        else:
+            self.away[slot.key] = due_ms
+            if due_ms != slot.due_ms or due_ms > self.horizon_ms:
+                heapq.heappush(self._heap, (due_ms, slot.key))
         if due_ms < self._alarm_ms:
             self.arm()
+
+    def come(self, run_key: int) -> None:
+        """A run has been loaded; its slot is registered from here on."""
+        self.away.pop(run_key, None)
+
+    def sweep(self, loaded: dict[int, Slot]) -> None:
+        """Drop stale entries once they outnumber the others."""
+        if len(self._heap) > 2 * (len(loaded) + len(self.away)) + _SWEEP_OVER:
+            heap = [(due_ms, key) for key, due_ms in self.away.items()]
+            heap += [(slot.due_ms, slot.key) for slot in loaded.values() if slot.due_ms <= self.horizon_ms]
+            heapq.heapify(heap)
+            self._heap = heap
 
     def next_ms(self) -> int:
         """When the alarm must ring; NEVER_MS if not at all."""
@@ -102,13 +130,20 @@ class Timers:
         self._alarm_ms = NEVER_MS
         self._on_alarm()
 
-    def pop_due(self, now_ms: int, limit: int) -> list[int]:
-        """Run keys whose entries are due, earliest first."""
+    def pop_due(self, now_ms: int, limit: int, loaded: dict[int, Slot]) -> tuple[list[Slot], list[int]]:
+        """Runs whose entries are due, earliest first: those in memory, and the keys of those to be loaded."""
         heap = self._heap
-        keys: list[int] = []
-        while heap and heap[0][0] <= now_ms and len(keys) < limit:
-            keys.append(heapq.heappop(heap)[1])
-        return keys
+        here: list[Slot] = []
+        away: list[int] = []
+        while heap and heap[0][0] <= now_ms and len(here) + len(away) < limit:
+            _, key = heapq.heappop(heap)
+            slot = loaded.get(key)
+            if slot is not None:
+                here.append(slot)
+            elif self.away.get(key, NEVER_MS) <= now_ms:
+                del self.away[key]
+                away.append(key)
+        return here, away
 
     def has_due(self, now_ms: int) -> bool:
         """Some entry of the heap is due."""
@@ -130,13 +165,14 @@ class Timers:
                 self.far_ms = min(self.far_ms, slot.due_ms)
         return old_ms, self.horizon_ms
 
-    async def scan(self, due_runs: DueScan, old_ms: int, new_ms: int, page: int, loaded: Callable[[int], bool]) -> None:
+    async def scan(self, due_runs: DueScan, old_ms: int, new_ms: int, page: int, loaded: dict[int, Slot]) -> None:
         """Read the rows due between the old and the new horizon, and find the next one beyond."""
         after: tuple[int, int] | None = (old_ms, _AFTER_ALL)
         while after is not None:
             rows = await due_runs(new_ms, after, page)
             for due_ms, key in rows:
-                if not loaded(key):
+                if key not in loaded:
+                    self.away[key] = min(due_ms, self.away.get(key, NEVER_MS))
                     heapq.heappush(self._heap, (due_ms, key))
             after = rows[-1] if len(rows) == page else None
             self.arm()

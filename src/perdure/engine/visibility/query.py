@@ -251,6 +251,8 @@ def _instant(text: str) -> timedelta:
     """An instant as the span since the epoch."""
     try:
         if re.fullmatch(r"-?\d+", text):
+            if abs(int(text)) >= 1 << 63:
+                raise ValueError("nanoseconds have 64 bits")
             return timedelta(microseconds=int(text) / 1000)
         instant = datetime.fromisoformat(text)
     except (ValueError, OverflowError) as error:
