@@ -127,7 +127,9 @@ class TaskQueue:
             task = await future
         except asyncio.CancelledError:
             if future.cancelled():
-                self.pollers.remove(poller)
+                # A task offered before this resumes, or a release, has passed over the poll and dropped it already.
+                if poller in self.pollers:
+                    self.pollers.remove(poller)
             else:
                 task = future.result()
                 if task is not None:
