@@ -38,6 +38,7 @@ from perdure.replay.guard_rules import (
     AUDIT_RULES,
     MACHINERY,
     OBSERVERS,
+    QUIET_EVENTS,
     QUIET_MODULES,
     Rule,
 )
@@ -170,7 +171,7 @@ def check(rule: Rule) -> None:
 
 def _on_audit(event: str, args: tuple[Any, ...]) -> None:
     # Runs for every audit event of the process, so it asks for the least that may let it go.
-    if _active:
+    if _active and event not in QUIET_EVENTS:
         _judge_event(event, args)
 
 

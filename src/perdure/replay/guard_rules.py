@@ -27,6 +27,7 @@ __all__ = [
     "NO_RANDOM",
     "NO_WALL_CLOCK",
     "OBSERVERS",
+    "QUIET_EVENTS",
     "QUIET_MODULES",
     "STATIC_ONLY",
     "STATIC_PREFIXES",
@@ -200,6 +201,9 @@ AUDIT_RULES: dict[str, Rule] = {
         ("webbrowser.open", "", _PROCESSES),
     )
 }
+
+QUIET_EVENTS = frozenset({"builtins.id", "object.__getattr__", "sys._getframe"})
+"""Harmless audit events that are raised so often that looking them up in the tables would cost."""
 
 # Namespaces of audit events all of whose other members are forbidden too.
 AUDIT_NAMESPACES: dict[str, str] = {

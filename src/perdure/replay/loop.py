@@ -159,35 +159,36 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             False if the code did not come to rest within MAX_CALLBACKS callbacks.
         """
         ready = self.ready
-        poll_conditions = self.owner.poll_conditions
-        outer, outer_task, hooks = self._enter()
+        take = ready.popleft
+        owner = self.owner
+        state = self._enter()
         guard.enter()
         try:
             for _ in repeat(None, MAX_CALLBACKS):
                 if not ready:
-                    if not poll_conditions():
-                        return True
-                    continue
-                handle = ready.popleft()
+                    if owner.poll_conditions():
+                        continue
+                    return True
+                handle = take()
                 if not handle._cancelled:
                     try:
                         handle._context.run(handle._callback, *handle._args)  # pyright: ignore
                     except (Exception, SystemExit) as error:
-                        self.owner.report(f"exception in callback {handle._callback!r}", error)
+                        owner.report(f"exception in callback {handle._callback!r}", error)
             return not ready
         finally:
             guard.exit()
-            self._leave(outer, outer_task, hooks)
+            self._leave(state)
 
     def call(self, guard: Guard, fn: Callable[..., _T], *args: Any) -> _T:
         """Call a function the way a callback is called, with whatever it raises passed on."""
-        outer, outer_task, hooks = self._enter()
+        state = self._enter()
         guard.enter()
         try:
             return self.context.copy().run(fn, *args)
         finally:
             guard.exit()
-            self._leave(outer, outer_task, hooks)
+            self._leave(state)
 
     def _enter(self) -> tuple[asyncio.AbstractEventLoop | None, Any, Any]:
         outer = _get_running_loop()
@@ -200,7 +201,8 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self._running = True
         return outer, outer_task, hooks
 
-    def _leave(self, outer: asyncio.AbstractEventLoop | None, outer_task: Any, hooks: Any) -> None:
+    def _leave(self, state: tuple[asyncio.AbstractEventLoop | None, Any, Any]) -> None:
+        outer, outer_task, hooks = state
         self._running = False
         _set_running_loop(outer)
         sys.set_asyncgen_hooks(*hooks)
@@ -230,7 +232,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             for task in closing:
                 _close_task(task)
             return
-        outer, outer_task, hooks = self._enter()
+        state = self._enter()
         try:
             with warnings.catch_warnings():
                 # A task that never began lets go of the coroutines it was to await.
@@ -240,7 +242,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                 closing.clear()
             self.ready.clear()
         finally:
-            self._leave(outer, outer_task, hooks)
+            self._leave(state)
 
     # What asyncio and users call.
 

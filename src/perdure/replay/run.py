@@ -170,8 +170,9 @@ class WorkflowRun:
             started, self._started = self._started, None
             self._activate(started, replaying=False, block=())
             self._live = self._task_open = True
-            self._apply_early_steps()
-        self._check_poison()
+            if self._early_steps:
+                self._apply_early_steps()
+                self._check_poison()
 
     def _match_now(self) -> None:
         self._expect()
@@ -183,7 +184,8 @@ class WorkflowRun:
             else:
                 rest.append(event)
         self._segment = rest
-        self._check_nothing_missing(None)
+        if self._expected.rest():
+            raise self._missing(())
         # The next activation must not expect them again.
         self._runtime.commands = []
         self._expected.renew([])
@@ -207,16 +209,14 @@ class WorkflowRun:
         self._apply_segment(segment)
         if runtime.first_task_at_ms == 0:
             runtime.first_task_at_ms = runtime.now_ns // 1_000_000
-        steps: list[m.HistoryEvent] = []
-        for event in block:
-            if event.event_type == _MARKER:
-                self._look_ahead(event, steps)
+        steps = self._look_ahead(block) if block else ()
         if loop.ready:
             self._run()
         for event in steps:
             if runtime.error is None:
                 self._replay_step(event)
-        self._check_poison()
+        if runtime.error is not None:
+            self._check_poison()
 
     def _expect(self) -> None:
         """The commands issued so far have left; what follows belongs to a new workflow task."""
@@ -233,7 +233,8 @@ class WorkflowRun:
                 handler(runtime, event, expected)
             elif not event.worker_may_ignore:
                 raise self._unknown(event)
-        self._check_nothing_missing(segment)
+        if expected.at < len(expected.issued):
+            raise self._missing(segment)
         if expected.signals:
             signals, expected.signals = expected.signals, []
             # Handlers run before the code that the segment's other events wake.
@@ -251,11 +252,9 @@ class WorkflowRun:
             f"({self._runtime.describe()}): update perdure where this worker runs"
         )
 
-    def _check_nothing_missing(self, segment: Sequence[m.HistoryEvent] | None) -> None:
-        expected = self._expected
-        if expected.at < len(expected.issued):
-            after = next((event for event in segment or () if event.event_type not in RECORDED), None)
-            raise missing(expected.issued[expected.at], after, self._runtime.describe())
+    def _missing(self, segment: Sequence[m.HistoryEvent]) -> NondeterminismError:
+        after = next((event for event in segment if event.event_type not in RECORDED), None)
+        return missing(self._expected.rest()[0], after, self._runtime.describe())
 
     def _run(self) -> None:
         if not self._runtime.loop.run(self._guard):
@@ -274,12 +273,17 @@ class WorkflowRun:
 
     # Markers that a replayed task left.
 
-    def _look_ahead(self, event: m.HistoryEvent, steps: list[m.HistoryEvent]) -> None:
-        attrs = event.marker_recorded_event_attributes
-        if attrs.marker_name == PATCH_MARKER:
-            self._runtime.patches_recorded.add(marker_identity(attrs)["patch"])
-        elif attrs.marker_name == STEP_MARKER:
-            steps.append(event)
+    def _look_ahead(self, block: Sequence[m.HistoryEvent]) -> Sequence[m.HistoryEvent]:
+        """Note the patches a task recorded; answer the steps that finished in it, in order."""
+        steps: list[m.HistoryEvent] = []
+        for event in block:
+            if event.event_type == _MARKER:
+                attrs = event.marker_recorded_event_attributes
+                if attrs.marker_name == PATCH_MARKER:
+                    self._runtime.patches_recorded.add(marker_identity(attrs)["patch"])
+                elif attrs.marker_name == STEP_MARKER:
+                    steps.append(event)
+        return steps
 
     def _replay_step(self, event: m.HistoryEvent) -> None:
         attrs = event.marker_recorded_event_attributes
@@ -301,10 +305,11 @@ class WorkflowRun:
 
     def outcome(self) -> Outcome:
         """What the task came to, after the last page."""
-        self._check_poison()
+        runtime = self._runtime
+        if runtime.error is not None:
+            self._check_poison()
         if self._failed is not None:
             return self._failed
-        runtime = self._runtime
         if self._live and runtime.steps and not runtime.closed:
             return StepsNeeded(calls=tuple(future.step for future in runtime.steps.values()))
         return self._completed(force_new_task=False)

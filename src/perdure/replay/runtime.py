@@ -143,13 +143,15 @@ class WorkflowRuntime:
         result_type: Any = None,
     ) -> ActivityHandle[Any]:
         """Schedule an activity; see `perdure.replay.context.ActivityStarter`."""
-        self._check_writable("start activities")
+        loop = self.loop
+        if loop.read_only:
+            self._check_writable("start activities")
         template = build.activity_template(name, self.task_queue, options)
         payloads = self.converter.to_payloads(args, arg_types)
         self._activities += 1
         activity_id = options.activity_id or str(self._activities)
         handle: ActivityHandle[Any] = ActivityHandle(self, name, activity_id, options.cancellation_type, result_type)
-        if not self.loop.inert:
+        if not loop.inert:
             message = None
             if not self.replaying:
                 message = build.schedule_activity(template, activity_id, payloads)
