@@ -8,6 +8,8 @@ hold, the task fails instead, and the caller is answered INVALID_ARGUMENT once t
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Final
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
@@ -18,6 +20,8 @@ from perdure.engine.history.planning import BadCommand, Plan
 from perdure.engine.history.recording import append_frame, flush
 from perdure.engine.history.state import Run, WorkflowTaskLive
 from perdure.engine.history.transition import Limits, Transition
+
+_STICKY_KEPT: Final = 1024
 
 _BAD_MESSAGE = m.WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE
 
@@ -40,13 +44,13 @@ def complete_workflow_task(
         raise RpcError(StatusCode.NOT_FOUND, "workflow task not found: it has timed out or was completed")
     transition = Transition(run, now_ms)
     plan = Plan(
-        run=run,
-        limits=limits,
-        now_ms=now_ms,
-        oversize=request.ByteSize() > limits.blob_bytes,
-        identity=request.identity,
-        new_id=new_id,
-        buffered=len(run.state.buffered),
+        run,
+        limits,
+        now_ms,
+        request.ByteSize() > limits.blob_bytes,
+        request.identity,
+        new_id,
+        len(run.state.buffered),
     )
     try:
         if request.messages:
@@ -83,11 +87,16 @@ def _write_completed(
     evolve.apply_task_completed(state, event_id, task.started_event_id)
     plan.completed_event_id = event_id
     if request.HasField("sticky_attributes"):
-        sticky = request.sticky_attributes
-        state.sticky_queue = sticky.worker_task_queue.name
-        state.sticky_timeout_ms = duration_ms(sticky.schedule_to_start_timeout)
+        state.sticky_queue, state.sticky_timeout_ms = _sticky(request.sticky_attributes.SerializeToString())
     else:
         state.sticky_queue = ""
+
+
+@lru_cache(maxsize=_STICKY_KEPT)
+def _sticky(attributes: bytes) -> tuple[str, int]:
+    """A worker's sticky queue and its timeout in milliseconds: the same in each of its completions."""
+    sticky = m.StickyExecutionAttributes.FromString(attributes)
+    return sticky.worker_task_queue.name, duration_ms(sticky.schedule_to_start_timeout)
 
 
 def _check_history_size(transition: Transition, limits: Limits) -> None:

@@ -21,22 +21,14 @@ from perdure.engine.history import events
 _SMALL: Final = tuple(
     bytes((number,)) if number < 128 else bytes((number & 127 | 128, number >> 7)) for number in range(2048)
 )
+_NUMBERS_KEPT: Final = 16_384
 _STRINGS_KEPT: Final = 4096
 _INSTANTS_KEPT: Final = 256
 
 
-def _type(event_type: m.EventType.ValueType) -> bytes:
-    return b"\x18" + varint(event_type)
-
-
+@lru_cache(maxsize=_NUMBERS_KEPT)
 def varint(number: int) -> bytes:
     """A number as protobuf writes int64: seven bits a byte, the low ones first."""
-    if 0 <= number < 2048:
-        return _SMALL[number]
-    if 0 <= number < 2_097_152:
-        if number < 16_384:
-            return bytes((number & 127 | 128, number >> 7))
-        return bytes((number & 127 | 128, number >> 7 & 127 | 128, number >> 14))
     number &= 0xFFFF_FFFF_FFFF_FFFF
     data = bytearray()
     while number > 127:
@@ -44,6 +36,10 @@ def varint(number: int) -> bytes:
         number >>= 7
     data.append(number)
     return bytes(data)
+
+
+def _type(event_type: m.EventType.ValueType) -> bytes:
+    return b"\x18" + varint(event_type)
 
 
 @lru_cache(maxsize=_INSTANTS_KEPT)
