@@ -1,0 +1,70 @@
+"""Records golden histories: ``python -m tests.histories.record FOLDER``, once for each release, on virtual time.
+
+What is recorded is never edited or recorded again. A new release adds a folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from perdure.client import Client, WorkflowFailureError, WorkflowHandle
+from perdure.testing import WorkflowEnvironment
+from perdure.worker import Worker
+from tests.histories import flows_v0_1 as flows
+
+
+async def _lives(client: Client, env: WorkflowEnvironment) -> dict[str, WorkflowHandle[Any]]:
+    """Every flow, lived to its end; name → handle."""
+    plain: Sequence[tuple[str, Any]] = [
+        (name, getattr(flows, name)) for name in ("activities", "timers", "chance", "combinators", "parent", "steps")
+    ]
+    handles: dict[str, WorkflowHandle[Any]] = {}
+    for name, workflow in plain:
+        handles[name] = await client.start_workflow(workflow, id=name)
+        await handles[name].result()
+    handles["child_failed"] = client.get_workflow_handle("parent-bad")
+
+    mailbox = await client.start_workflow(flows.Mailbox.run, id="mailbox")
+    await env.sleep(timedelta(seconds=1))
+    await mailbox.signal(flows.Mailbox.post, "hello")
+    await mailbox.result()
+    handles["mailbox"] = mailbox
+
+    cancelled = await client.start_workflow(flows.cancelled, id="cancelled")
+    await env.sleep(timedelta(seconds=1))
+    await cancelled.cancel()
+    try:
+        await cancelled.result()
+    except WorkflowFailureError:
+        handles["cancelled"] = cancelled
+
+    again = await client.start_workflow(flows.again, 1, id="again")
+    await again.result()
+    handles["again_first"] = client.get_workflow_handle("again", run_id=again.first_execution_run_id)
+    handles["again_last"] = client.get_workflow_handle("again")
+    return handles
+
+
+async def record(folder: Path) -> list[str]:
+    """Live every flow, and write the histories that are not there yet; returns their names."""
+    written: list[str] = []
+    async with await WorkflowEnvironment.start_time_skipping() as env:
+        client = Client(env.client.service, identity="recorder")
+        async with Worker(client, workflows=flows.WORKFLOWS, activities=flows.ACTIVITIES, identity="recorder"):
+            for name, handle in (await _lives(client, env)).items():
+                file = folder / f"{name}.json"
+                if not file.exists():
+                    history = await handle.fetch_history()
+                    file.write_text(json.dumps(history.to_json_dict(), indent=1) + "\n")
+                    written.append(name)
+    return written
+
+
+if __name__ == "__main__":
+    sys.stdout.write("\n".join(asyncio.run(record(Path(sys.argv[1])))) + "\n")
