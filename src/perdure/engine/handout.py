@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["HandOut"]
 
-_NORMAL = m.TaskQueueKind.TASK_QUEUE_KIND_NORMAL
-
 
 class HandOut:
     """Builds poll responses for a shard."""
@@ -95,14 +93,11 @@ class HandOut:
         shard.register(slot)
         task = run.live.task
         assert task is not None, "a workflow task that was started is live"
-        token = self._tokens.workflow_task(state.namespace, slot.key, handout)
-        response = m.PollWorkflowTaskQueueResponse(
-            task_token=token,
-            previous_started_event_id=state.last_task_started_event_id,
-            started_event_id=task.started_event_id,
-            attempt=task.attempt,
-        )
-        _set_run(response, slot)
+        response = m.PollWorkflowTaskQueueResponse.FromString(slot.task_head)
+        response.task_token = self._tokens.workflow_task(state.namespace, slot.key, handout)
+        response.previous_started_event_id = state.last_task_started_event_id
+        response.started_event_id = task.started_event_id
+        response.attempt = task.attempt
         _set_ms(response.scheduled_time, state.task_scheduled_at_ms)
         _set_ms(response.started_time, now_ms)
         next_id = self._set_history(response, run, first_id, head or [])
@@ -154,13 +149,11 @@ class HandOut:
         self, slot: Slot, query: PendingQuery, frames: list[bytes], *, sticky: bool
     ) -> m.PollWorkflowTaskQueueResponse:
         state = slot.run.state
-        response = m.PollWorkflowTaskQueueResponse(
-            task_token=self._tokens.query(state.namespace, slot.key, query.number),
-            previous_started_event_id=state.last_task_started_event_id,
-            attempt=1,
-            query=query.query,
-        )
-        _set_run(response, slot)
+        response = m.PollWorkflowTaskQueueResponse.FromString(slot.task_head)
+        response.task_token = self._tokens.query(state.namespace, slot.key, query.number)
+        response.previous_started_event_id = state.last_task_started_event_id
+        response.attempt = 1
+        response.query.CopyFrom(query.query)
         now_ms = self._shard.clock.now_ms()
         _set_ms(response.scheduled_time, now_ms)
         _set_ms(response.started_time, now_ms)
@@ -222,17 +215,10 @@ class HandOut:
             return None  # Its back-off is not over, or it is held: another entry comes when it is due.
         shard.register(slot)
         about = event.activity_task_scheduled_event_attributes
-        token = self._tokens.activity(state.namespace, slot.key, item.event_id, item.attempt)
-        response = m.PollActivityTaskQueueResponse(
-            task_token=token,
-            workflow_namespace=state.namespace,
-            activity_id=item.activity_id,
-            attempt=item.attempt,
-        )
-        execution = response.workflow_execution
-        execution.workflow_id = state.workflow_id
-        execution.run_id = state.run_id
-        response.workflow_type.name = state.workflow_type
+        response = m.PollActivityTaskQueueResponse.FromString(slot.activity_head)
+        response.task_token = self._tokens.activity(state.namespace, slot.key, item.event_id, item.attempt)
+        response.activity_id = item.activity_id
+        response.attempt = item.attempt
         response.activity_type.name = item.activity_type
         _copy_options(about, response)
         _set_ms(response.scheduled_time, item.scheduled_at_ms)
@@ -259,18 +245,6 @@ def _copy_options(about: m.ActivityTaskScheduledEventAttributes, response: m.Pol
         response.heartbeat_timeout.CopyFrom(about.heartbeat_timeout)
     if about.HasField("priority"):
         response.priority.CopyFrom(about.priority)
-
-
-def _set_run(response: m.PollWorkflowTaskQueueResponse, slot: Slot) -> None:
-    """Which run a workflow task or query belongs to."""
-    state = slot.run.state
-    execution = response.workflow_execution
-    execution.workflow_id = state.workflow_id
-    execution.run_id = state.run_id
-    response.workflow_type.name = state.workflow_type
-    queue = response.workflow_execution_task_queue
-    queue.name = state.task_queue
-    queue.kind = _NORMAL
 
 
 def _set_ms(timestamp: Timestamp, at_ms: int) -> None:

@@ -85,19 +85,39 @@ class ActivityTopic(ServiceTopic):
         return slot, ActivityToken(slot.key, item.event_id, item.attempt)
 
     async def _end(self, slot: Slot, token: ActivityToken, decision: Any, what: Any, **kwargs: Any) -> None:
-        """An attempt ends; it is remembered as held until that is durable."""
+        """An attempt ends."""
+        self._remember(slot, token)
+        await self.transact(slot, decision, token.scheduled_event_id, token.attempt, what, **kwargs)
+
+    def _remember(self, slot: Slot, token: ActivityToken) -> None:
+        """An attempt that ends counts as held until its end is durable: a failed commit must not start it again."""
         live = slot.run.live.activities.get(token.scheduled_event_id)
         if live is not None:
             slot.settled.append(HeldActivity(token.scheduled_event_id, token.attempt, live))
-        await self.transact(slot, decision, token.scheduled_event_id, token.attempt, what, **kwargs)
 
     async def respond_activity_task_completed(
         self, request: m.RespondActivityTaskCompletedRequest
     ) -> m.RespondActivityTaskCompletedResponse:
         """Raises RpcError NOT_FOUND (stale), INVALID_ARGUMENT (token)."""
-        slot, token = await self._by_token(request.namespace, request.task_token)
-        result = request.result if request.HasField("result") else None
-        await self._end(slot, token, history.complete_activity, result, identity=request.identity)
+        # What every step does is written out here: each coroutine less counts.
+        self.check(request.namespace)
+        token = self.tokens.open_activity(request.namespace, request.task_token)
+        slot = self.cache.loaded.get(token.run_key) or await self.cache.get(token.run_key)
+        self._remember(slot, token)
+        try:
+            transition = history.complete_activity(
+                slot.run,
+                token.scheduled_event_id,
+                token.attempt,
+                request.result if request.HasField("result") else None,
+                identity=request.identity,
+                limits=self.limits,
+                now_ms=self.clock.now_ms(),
+            )
+        except RpcError:
+            await self.wait_durable(slot)
+            raise
+        await self.shard.apply(slot, transition).durable()
         return m.RespondActivityTaskCompletedResponse()
 
     async def respond_activity_task_completed_by_id(
