@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf import json_format
 
@@ -51,8 +51,11 @@ class WorkflowHistory:
             ValueError: it is not the JSON of a history.
         """
         try:
-            document = json.loads(history) if isinstance(history, str) else dict(history)
-            parsed = json_format.ParseDict(document, m.History(), ignore_unknown_fields=True)
+            document: Any = json.loads(history) if isinstance(history, str) else history
+            if not isinstance(document, Mapping):
+                raise TypeError("a history is a JSON object")
+            plain = dict(cast("Mapping[str, Any]", document))
+            parsed = json_format.ParseDict(plain, m.History(), ignore_unknown_fields=True)
         except (json_format.ParseError, json.JSONDecodeError, RecursionError, TypeError) as error:
             raise ValueError(f"not the JSON of a workflow history: {error}") from error
         return WorkflowHistory(workflow_id, list(parsed.events))

@@ -27,7 +27,7 @@ from perdure.app import WorkerOptions
 from perdure.client import Client
 from perdure.client.options import DEFAULT_TASK_QUEUE
 from perdure.converter import DataConverter
-from perdure.engine import Engine
+from perdure.engine import Engine, EngineConfig
 from perdure.engine.clock import SystemClock, VirtualClock
 from perdure.engine.store.memory import MemoryStore
 from perdure.worker import Worker
@@ -38,6 +38,10 @@ _MAX_FAILED_ATTEMPTS = 10
 """A workflow task that has failed this often in a row ends the waits for its workflow's result."""
 
 
+_SETTLING_TURNS = 10
+"""Turns of the event loop that must pass quietly before the clock jumps."""
+
+
 class _Watch:
     """What the environment knows of the calls to its engine."""
 
@@ -46,8 +50,7 @@ class _Watch:
         self.skipping = True
         self.wanted = asyncio.Event()
         self.touched = asyncio.Event()
-        self.failing: dict[str, str] = {}
-        self.failed = asyncio.Condition()
+        self.hopeless: dict[str, list[asyncio.Future[str]]] = {}
 
     def update(self) -> None:
         """Somebody began or ceased to wait."""
@@ -74,7 +77,7 @@ class _WatchedService:
     def __init__(self, service: WorkflowService, watch: _Watch) -> None:
         self._service = service
         self._watch = watch
-        self._attempts: dict[bytes, tuple[str, int]] = {}
+        self._failing: dict[bytes, str] = {}
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._service, name)
@@ -93,51 +96,59 @@ class _WatchedService:
         if not request.wait_new_event:
             return await self._service.get_workflow_execution_history(request, timeout_s=timeout_s)
         workflow_id = request.execution.workflow_id
-        with self._watch.somebody_waits():
-            poll = asyncio.ensure_future(self._service.get_workflow_execution_history(request, timeout_s=timeout_s))
-            hopeless = asyncio.ensure_future(self._wait_hopeless(workflow_id))
-            try:
+        hopeless: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        waits = self._watch.hopeless.setdefault(workflow_id, [])
+        waits.append(hopeless)
+        poll = asyncio.ensure_future(self._poll_history(request))
+        try:
+            with self._watch.somebody_waits():
                 await asyncio.wait((poll, hopeless), return_when=asyncio.FIRST_COMPLETED)
-                if poll.done():
-                    return poll.result()
-            finally:
-                poll.cancel()
-                hopeless.cancel()
-                await asyncio.gather(poll, hopeless, return_exceptions=True)
+            if poll.done():
+                return poll.result()
+        finally:
+            waits.remove(hopeless)
+            poll.cancel()
+            await asyncio.gather(poll, return_exceptions=True)
         raise RpcError(
             StatusCode.FAILED_PRECONDITION,
             f"the workflow task of {workflow_id!r} has failed {_MAX_FAILED_ATTEMPTS} times in a row and would be "
-            f"retried for ever: {self._watch.failing[workflow_id]}",
+            f"retried for ever: {hopeless.result()}",
         )
 
-    async def _wait_hopeless(self, workflow_id: str) -> None:
-        async with self._watch.failed:
-            await self._watch.failed.wait_for(lambda: workflow_id in self._watch.failing)
+    async def _poll_history(
+        self, request: m.GetWorkflowExecutionHistoryRequest
+    ) -> m.GetWorkflowExecutionHistoryResponse:
+        """A long poll that goes on when it comes back empty, as it does at every jump of the clock."""
+        while True:
+            response = await self._service.get_workflow_execution_history(request)
+            if response.history.events or not response.next_page_token:
+                return response
+            following = m.GetWorkflowExecutionHistoryRequest()
+            following.CopyFrom(request)
+            following.next_page_token = response.next_page_token
+            request = following
 
     async def poll_workflow_task_queue(
         self, request: m.PollWorkflowTaskQueueRequest, *, timeout_s: float | None = None
     ) -> m.PollWorkflowTaskQueueResponse:
         task = await self._service.poll_workflow_task_queue(request, timeout_s=timeout_s)
         if task.attempt >= _MAX_FAILED_ATTEMPTS:
-            self._attempts[task.task_token] = (task.workflow_execution.workflow_id, task.attempt)
+            self._failing[task.task_token] = task.workflow_execution.workflow_id
         return task
 
     async def respond_workflow_task_failed(
         self, request: m.RespondWorkflowTaskFailedRequest
     ) -> m.RespondWorkflowTaskFailedResponse:
-        known = self._attempts.pop(request.task_token, None)
-        if known is not None:
-            async with self._watch.failed:
-                self._watch.failing[known[0]] = request.failure.message
-                self._watch.failed.notify_all()
+        known = self._failing.pop(request.task_token, None)
+        for wait in self._watch.hopeless.get(known, ()) if known is not None else ():
+            if not wait.done():
+                wait.set_result(request.failure.message)
         return await self._service.respond_workflow_task_failed(request)
 
     async def respond_workflow_task_completed(
         self, request: m.RespondWorkflowTaskCompletedRequest
     ) -> m.RespondWorkflowTaskCompletedResponse:
-        known = self._attempts.pop(request.task_token, None)
-        if known is not None:
-            self._watch.failing.pop(known[0], None)
+        self._failing.pop(request.task_token, None)
         return await self._service.respond_workflow_task_completed(request)
 
 
@@ -178,7 +189,8 @@ class WorkflowEnvironment:
         if time_skipping:
             self._virtual = VirtualClock() if start_ms is None else VirtualClock(start_ms)
         self._clock = self._virtual or SystemClock()
-        self.engine = Engine(MemoryStore(), clock=self._clock)
+        # What a test has closed it may ask about, however far the clock has jumped.
+        self.engine = Engine(MemoryStore(), clock=self._clock, config=EngineConfig(erase_closed=False))
         self._watch = _Watch()
         self._namespace = namespace
         self._data_converter = data_converter
@@ -302,7 +314,10 @@ class WorkflowEnvironment:
             await watch.wanted.wait()
             watch.touched.clear()
             await self.engine.wait_idle()
-            if watch.touched.is_set() or not watch.wanted.is_set():
+            # What has just been answered may be on its way through a few coroutines to whoever acts on it.
+            for _ in range(_SETTLING_TURNS):
+                await asyncio.sleep(0)
+            if watch.touched.is_set() or not watch.wanted.is_set() or not self.engine.is_idle():
                 continue
             if not self.engine.advance():
                 # Nothing is due ever: only a call from outside can change that.

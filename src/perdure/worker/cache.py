@@ -1,7 +1,8 @@
 """Workflows kept in memory between their tasks, bounded in bytes.
 
 An entry is `busy` while a task or query uses it; others wait for their turn (`CachedRun.wait_free`). The least recently
-used entries that are not busy are evicted when the bound is passed. Evicting is always safe: the next task replays.
+used entries that are not busy are evicted when the bound is passed. Evicting is always safe: the next task replays. A
+run whose steps are under way stays: they would be cancelled with it and begin again.
 """
 
 from __future__ import annotations
@@ -85,21 +86,22 @@ class RunCache:
         self._entries[entry.run_id] = entry
 
     def measure(self, entry: CachedRun) -> None:
-        """Count a run's size anew, after it has been used, and evict others if the bound is passed."""
+        """Count a run's size anew when its user is through with it, and evict runs if the bound is passed."""
         size_bytes = entry.run.estimated_bytes
         if self._entries.get(entry.run_id) is entry:
             self.total_bytes += size_bytes - entry.size_bytes
             entry.size_bytes = size_bytes
         if self.total_bytes > self.max_bytes:
-            self._evict_some()
+            self._evict_some(entry)
 
-    def _evict_some(self) -> None:
-        # One pass at most, and no copy of the entries: this runs after every task while the cache is full.
+    def _evict_some(self, done: CachedRun) -> None:
+        # One pass at most, and no copy of the entries: this runs after every task while the cache is full. The entry
+        # that has just been used may go too; one whose steps still run may not, or they would begin again for ever.
         for _ in range(len(self._entries)):
             if self.total_bytes <= self.max_bytes:
                 return
             entry = next(iter(self._entries.values()))
-            if entry.busy:
+            if entry.steps or (entry.busy and entry is not done):
                 self._entries.move_to_end(entry.run_id)
             else:
                 self.evictions += 1

@@ -88,15 +88,15 @@ class PollerPool(Generic[TaskT]):
                 if self._stopping:
                     return
                 if is_fatal(error):
-                    self._stopping = True
-                    self._on_fatal(error)
+                    self._polling.discard(me)
+                    self._end(error)
                     return
                 _logger.info("%s: a poll failed and is repeated: %s", self._name, error)
                 await backoff.wait()
                 continue
             except Exception as error:
-                self._stopping = True
-                self._on_fatal(error)
+                self._polling.discard(me)
+                self._end(error)
                 return
             finally:
                 self._waiting -= 1
@@ -109,6 +109,12 @@ class PollerPool(Generic[TaskT]):
             if self._waiting == 0 and len(self._pollers) < self._max_pollers and not self._stopping:
                 self._spawn()
             await self._handle(task)
+
+    def _end(self, error: BaseException) -> None:
+        """Polling is pointless from now on."""
+        if not self._stopping:
+            self.stop_polling()
+            self._on_fatal(error)
 
     def stop_polling(self) -> None:
         """Stop asking for tasks; those being handled go on."""

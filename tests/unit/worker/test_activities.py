@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -244,10 +245,8 @@ async def test_an_activity_may_finish_in_spite_of_its_cancellation(env: Workflow
     @activity.defn
     async def insists() -> str:
         started.set()
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            pass
         return "done"
 
     assert await cancelled(env, insists, started, "wait") == "result done"
@@ -260,9 +259,9 @@ async def test_cancelling_interrupts_a_thread(env: WorkflowEnvironment) -> None:
 
     @activity.defn
     def spins() -> None:
-        loop.call_soon_threadsafe(started.set)
         try:
             with activity.shield_thread_cancel_exception():
+                loop.call_soon_threadsafe(started.set)
                 activity.wait_for_cancelled_sync(timedelta(seconds=30))
                 notes.append("shielded")
             while True:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pytest
 
 from perdure.api import RpcError, StatusCode
+from perdure.api import messages as m
 from perdure.worker.pollers import PollerPool
 from perdure.worker.service_calls import respond
-from perdure.api import messages as m
 
 
 @dataclass
@@ -25,6 +25,7 @@ class Queue:
     def __init__(self) -> None:
         self.items: asyncio.Queue[Work | Exception] = asyncio.Queue()
         self.handled: list[Work] = []
+        self.taken = asyncio.Event()
         self.hold = asyncio.Event()
         self.hold.set()
         self.fatal: list[BaseException] = []
@@ -37,6 +38,7 @@ class Queue:
 
     async def handle(self, work: Work) -> None:
         self.handled.append(work)
+        self.taken.set()
         await self.hold.wait()
 
     def pool(self, max_pollers: int = 10) -> PollerPool[Work]:
@@ -111,8 +113,7 @@ async def test_a_failed_poll_is_repeated_a_fatal_one_reported() -> None:
     pool.start()
     queue.items.put_nowait(RpcError(StatusCode.UNAVAILABLE, "soon"))
     queue.items.put_nowait(Work(b"1"))
-    while not queue.handled:
-        await asyncio.sleep(0)
+    await queue.taken.wait()
     queue.items.put_nowait(RpcError(StatusCode.NOT_FOUND, "no such namespace"))
     await pool.wait_stopped(5)
     assert [str(error) for error in queue.fatal] == ["NOT_FOUND: no such namespace"]
