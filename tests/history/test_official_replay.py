@@ -55,7 +55,7 @@ class Order:
 
     async def attempt(self, name: str, **options: timedelta) -> None:
         try:
-            await workflow.execute_activity(name, 1, **options)  # type: ignore[call-overload]
+            await workflow.execute_activity(name, 1, **options)
         except ActivityError:
             pass
         else:
