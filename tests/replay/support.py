@@ -118,7 +118,7 @@ class Scenario:
 
     def add(self, kind: int) -> m.HistoryEvent:
         """Append an event; the caller fills in its attributes."""
-        event = m.HistoryEvent(event_id=len(self.events) + 1, event_type=kind)  # type: ignore[arg-type]
+        event = m.HistoryEvent(event_id=len(self.events) + 1, event_type=kind)
         event.event_time.seconds = self.now_s
         self.events.append(event)
         return event
@@ -200,7 +200,7 @@ class Scenario:
         """An event of a child; answers its attributes."""
         initiated = self.initiated(workflow_id)
         event = self.add(kind)
-        name = E.Name(kind).removeprefix("EVENT_TYPE_").lower() + "_event_attributes"  # type: ignore[arg-type]
+        name = E.Name(kind).removeprefix("EVENT_TYPE_").lower() + "_event_attributes"
         attrs = getattr(event, name)
         attrs.initiated_event_id = initiated.event_id
         if hasattr(attrs, "workflow_execution"):
@@ -219,7 +219,7 @@ class Scenario:
         """The outcome of the latest signal or cancel of another workflow."""
         initiated = self.find(initiated_kind)
         event = self.add(answer_kind)
-        name = E.Name(answer_kind).removeprefix("EVENT_TYPE_").lower() + "_event_attributes"  # type: ignore[arg-type]
+        name = E.Name(answer_kind).removeprefix("EVENT_TYPE_").lower() + "_event_attributes"
         attrs = getattr(event, name)
         attrs.initiated_event_id = initiated.event_id
         return attrs
@@ -313,9 +313,7 @@ class Scenario:
         elif command.command_type == C.COMMAND_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION:
             target.workflow_execution.workflow_id = source.workflow_id
         elif command.command_type == C.COMMAND_TYPE_CANCEL_TIMER:
-            target.started_event_id = self.find(
-                E.EVENT_TYPE_TIMER_STARTED, timer_id=source.timer_id
-            ).event_id
+            target.started_event_id = self.find(E.EVENT_TYPE_TIMER_STARTED, timer_id=source.timer_id).event_id
 
     # Replay.
 
@@ -323,9 +321,7 @@ class Scenario:
         self, started: int, *, page: int = 0, definition: WorkflowDefinition | None = None
     ) -> tuple[WorkflowRun, Outcome]:
         """A fresh run, fed up to a Started event, in pages of `page` events."""
-        run = WorkflowRun(
-            definition or self.definition, namespace="default", converter=CONVERTER, guard=self.guard
-        )
+        run = WorkflowRun(definition or self.definition, namespace="default", converter=CONVERTER, guard=self.guard)
         run.begin(self.poll_response())
         events = self.events[:started]
         size = page or len(events)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from perdure import activity, workflow
 from perdure.exceptions import ActivityError, ApplicationError
 from tests.replay.support import MAX_TASKS, E, Scenario
@@ -114,7 +115,7 @@ async def as_completed_of_coroutines() -> list[str]:
     for next_one in asyncio.as_completed([quietly(work(letter)) for letter in LETTERS], timeout=1000):
         try:
             seen.append(await next_one)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             seen.append("late")
         await quietly(work("between"))
     return seen
@@ -444,7 +445,10 @@ async def interpreter(program: Any) -> list[str]:
 
 
 @settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(program=programs(), seed=st.integers(0, 1 << 30))
 def test_random_programs_are_deterministic(program: Program, seed: int) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import pytest
+
 from perdure import activity, workflow
 from perdure.api import messages as m
 from perdure.common import RetryPolicy, SearchAttributeKey
@@ -153,7 +155,7 @@ def test_a_wrong_argument_is_an_error_at_the_call() -> None:
         said: list[str] = []
         for wrong in (17, object()):
             try:
-                await charge(wrong)  # type: ignore[arg-type]
+                await charge(wrong)
             except ConversionError as error:
                 said.append(type(error).__name__)
         await ship("x")
@@ -234,8 +236,7 @@ def test_what_is_cancelled_before_it_left_is_taken_back() -> None:
     @workflow.defn
     async def code() -> str:
         workflow.start_activity(ship, "x").cancel()
-        async with asyncio.timeout(5):
-            pass
+        await asyncio.wait_for(asyncio.sleep(0), 5)
         child = asyncio.create_task(workflow.execute_child_workflow("other", id="c"))
         await asyncio.sleep(0)
         child.cancel()
@@ -306,7 +307,7 @@ def test_wait_condition_with_a_timeout() -> None:
         async def run(self) -> str:
             try:
                 await workflow.wait_condition(lambda: self.approved, timeout=timedelta(days=7))
-            except asyncio.TimeoutError:
+            except builtins.TimeoutError:
                 return "expired"
             return "approved"
 
@@ -428,7 +429,7 @@ def test_a_child_whose_id_is_taken() -> None:
     scenario = Scenario(code)
     scenario.task()
     attrs = scenario.child(E.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_FAILED, "child")
-    attrs.cause = m.StartChildWorkflowExecutionFailedCause.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS
+    attrs.cause = 1  # WORKFLOW_ALREADY_EXISTS
     assert scenario.task() == ["complete 'child'"]
     scenario.check_laws()
 
@@ -535,9 +536,7 @@ def test_cancelling_another_workflow(found: bool) -> None:
     if found:
         scenario.answer_external(initiated, E.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED)
     else:
-        attrs = scenario.answer_external(
-            initiated, E.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED
-        )
+        attrs = scenario.answer_external(initiated, E.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED)
         attrs.cause = 1
     assert scenario.task() == [f"complete '{'delivered' if found else 'ExternalWorkflowNotFound'}'"]
     scenario.check_laws()
@@ -608,7 +607,7 @@ def test_a_step_that_finishes_between_tasks_is_applied_in_the_next_one() -> None
 
     scenario = Scenario(code)
     scenario.task(steps=0)
-    assert scenario.run.resolve_step("1", result=CONVERTER.to_payload("stepped")).calls == ()  # type: ignore[union-attr]
+    assert scenario.run.resolve_step("1", result=CONVERTER.to_payload("stepped")).calls == ()
     assert scenario.task() == ["marker perdure.step", "complete 'stepped'"]
 
 
@@ -618,7 +617,7 @@ def test_a_cancelled_step_leaves_no_marker() -> None:
         try:
             async with asyncio.timeout(5):
                 await workflow.step(lambda: "never", name="slow")
-        except asyncio.TimeoutError:
+        except builtins.TimeoutError:
             return "gave up"
         return "?"
 
@@ -665,7 +664,7 @@ def test_continue_as_new_carries_arguments_and_memo() -> None:
     scenario.task()
     scenario.fire("1")
     assert scenario.task() == ["continue as new [6]"]
-    attrs = scenario.outcome.commands[0].continue_as_new_workflow_execution_command_attributes  # type: ignore[union-attr]
+    attrs = scenario.outcome.commands[0].continue_as_new_workflow_execution_command_attributes
     assert (attrs.workflow_type.name, attrs.task_queue.name) == ("code", "queue")
     assert CONVERTER.from_payload(attrs.memo.fields["a"]) == 1
     scenario.check_laws()
@@ -694,7 +693,7 @@ def test_nothing_is_asked_after_the_workflow_has_closed() -> None:
 def test_a_result_of_the_wrong_type_fails_the_workflow() -> None:
     @workflow.defn
     async def code() -> int:
-        return "text"  # type: ignore[return-value]
+        return "text"
 
     (command,) = Scenario(code).task()
     assert command.startswith("fail ")

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+
 from perdure import activity, workflow
 from tests.replay.support import Scenario
 
@@ -67,7 +68,7 @@ def test_every_way_of_asking_is_inert() -> None:
         try:
             await ship("x")
         finally:
-            asyncio.create_task(ship("y"))
+            asyncio.create_task(ship("y"))  # noqa: RUF006 - nobody will want it
             asyncio.get_running_loop().call_later(5, print)
             asyncio.get_running_loop().call_soon(print)
             workflow.upsert_memo({"a": 1})
@@ -92,7 +93,7 @@ def test_code_that_refuses_to_end_is_left_alone() -> None:
         while True:
             try:
                 await ship("x")
-            except BaseException:  # noqa: S112 - exactly what must not hurt
+            except BaseException:
                 continue
 
     evict(code)
@@ -165,7 +166,7 @@ def test_a_dropped_run_is_closed_by_itself() -> None:
 
     scenario = Scenario(code)
     scenario.task()
-    scenario.run = None  # type: ignore[assignment]
+    scenario.run = None
     gc.collect()
 
 
@@ -181,7 +182,7 @@ def test_tasks_nobody_holds_live_on() -> None:
             finally:
                 trace.append("woken by the collector")
 
-        asyncio.create_task(forgotten())
+        asyncio.create_task(forgotten())  # noqa: RUF006 - that is the point
         await workflow.sleep(1)
         gc.collect()
         await workflow.sleep(1)
@@ -204,7 +205,7 @@ def test_what_still_runs_when_the_workflow_closes_ends_quietly() -> None:
             finally:
                 await ship("x")
 
-        asyncio.create_task(background())
+        asyncio.create_task(background())  # noqa: RUF006 - that is the point
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         return "end"

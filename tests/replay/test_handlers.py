@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+
 from perdure import activity, workflow
 from perdure.api import messages as m
 from perdure.common import RawValue
@@ -419,7 +420,8 @@ def test_info_time_and_chance() -> None:
         info = workflow.info()
         assert workflow.in_workflow() and workflow.instance() is None
         assert workflow.now().timestamp() == workflow.time() == workflow.time_ns() / 1e9
-        before = [workflow.random().random(), str(workflow.uuid4()), str(workflow.uuid7()), workflow.new_random().random()]
+        before = [workflow.random().random(), str(workflow.uuid4()), str(workflow.uuid7())]
+        before.append(workflow.new_random().random())
         await workflow.sleep(60)
         after = [workflow.random().random(), str(workflow.uuid4())]
         return [info.workflow_id, info.run_id, info.workflow_type, info.get_current_history_length(), before, after]
@@ -450,7 +452,7 @@ def test_the_logger_is_silent_in_replay(caplog: pytest.LogCaptureFixture) -> Non
     scenario.fire("1")
     scenario.task()
     assert [record.message for record in caplog.records] == ["began", "ended"]
-    assert caplog.records[0].perdure_workflow["workflow_id"] == "wf-1"  # type: ignore[attr-defined]
+    assert caplog.records[0].perdure_workflow["workflow_id"] == "wf-1"
     caplog.clear()
     scenario.replay_all()
     assert not caplog.records

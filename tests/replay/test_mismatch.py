@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+
 from perdure import activity, workflow
 from perdure.api import messages as m
 from perdure.exceptions import NondeterminismError

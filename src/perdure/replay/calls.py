@@ -9,15 +9,14 @@ and the cancellation type says whether the code waits for its outcome.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from enum import IntEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.api import messages as m
 from perdure.replay.definition import UNSET, HandlerDefinition, arguments
+from perdure.replay.frames import Site
 from perdure.replay.loop import WorkflowFuture
 from perdure.replay.outcome import StepCall
 from perdure.replay.ports import ActivityCancellationType
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from perdure.replay.runtime import WorkflowRuntime
 
 __all__ = [
-    "INTERNAL_MODULES",
     "ActivityHandle",
     "Call",
     "ChildHandle",
@@ -35,21 +33,12 @@ __all__ = [
     "ExternalCancel",
     "ExternalSignal",
     "Issued",
-    "Site",
     "StepFuture",
     "Timer",
     "command",
 ]
 
 _T = TypeVar("_T")
-
-INTERNAL_MODULES = ("perdure.replay.", "perdure.workflow", "perdure.activity", "asyncio.", "contextlib")
-"""Modules whose frames stand between the user's code and the loop."""
-
-_INTERNAL_PATHS = (
-    *(str(Path(__file__).parents[1] / name) + os.sep for name in ("replay", "workflow", "activity")),
-    str(Path(asyncio.__file__).parent) + os.sep,
-)
 
 
 class command:
@@ -82,29 +71,6 @@ class ChildWorkflowCancellationType(IntEnum):
     """Ask the child to cancel, and wait for what it answers."""
     WAIT_CANCELLATION_REQUESTED = 3
     """Ask the child to cancel, and wait until the request has reached it."""
-
-
-class Site:
-    """The place in the user's code that issued a command; cheap to take, resolved only for a message."""
-
-    __slots__ = ("_code", "_instruction")
-
-    def __init__(self, code: Any, instruction: int) -> None:
-        self._code = code
-        self._instruction = instruction
-
-    @property
-    def is_internal(self) -> bool:
-        """Whether this is a frame of Perdure's or asyncio's rather than of the user's code."""
-        return self._code.co_filename.startswith(_INTERNAL_PATHS)
-
-    def __str__(self) -> str:
-        lineno = self._code.co_firstlineno
-        for start, end, line in self._code.co_lines():
-            if start <= self._instruction < end and line is not None:
-                lineno = line
-                break
-        return f"{self._code.co_filename}:{lineno} in {self._code.co_qualname}"
 
 
 class Issued:
@@ -194,7 +160,7 @@ class ActivityHandle(Call[_T]):
     ) -> None:
         # One of these per step: its base classes' work, without their calls.
         loop = runtime.loop
-        asyncio.Future.__init__(self, loop=loop)  # pyright: ignore[reportUnknownMemberType]
+        asyncio.Future.__init__(self, loop=loop)  # pyright: ignore[reportUnknownMemberType] - a C type
         self._number = loop.next_number()
         self.runtime = runtime
         self.issued = None

@@ -31,6 +31,9 @@ from perdure.replay.runtime import WorkflowRuntime
 __all__ = ["APPLY", "PASSED", "RECORDED", "Expected"]
 
 _E = m.EventType
+_ID_TAKEN = m.StartChildWorkflowExecutionFailedCause.Value(
+    "START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS"
+)
 
 
 class Expected:
@@ -254,10 +257,7 @@ def _child_not_started(runtime: WorkflowRuntime, event: m.HistoryEvent, _: Expec
     attrs = event.start_child_workflow_execution_failed_event_attributes
     child: ChildHandle[Any] = _waiting(runtime, event, attrs.initiated_event_id)
     error: FailureError
-    if (
-        attrs.cause
-        == m.StartChildWorkflowExecutionFailedCause.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS
-    ):
+    if attrs.cause == _ID_TAKEN:
         error = WorkflowAlreadyStartedError(child.id, child.name)
     else:
         cause = m.StartChildWorkflowExecutionFailedCause.Name(attrs.cause)

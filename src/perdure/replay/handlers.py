@@ -129,7 +129,9 @@ class Handlers:
     def _arguments(self, handler: _Handler, name: str, payloads: Sequence[m.Payload], what: str) -> list[Any]:
         if handler.dynamic:
             return [name, [RawValue(payload) for payload in payloads]]
-        args = self._runtime.converter.from_payloads(payloads, handler.signature.arg_types)
+        # More arguments than parameters come from a newer caller: the handler takes those it knows.
+        known = payloads if handler.signature.maximum is None else payloads[: handler.signature.maximum]
+        args = self._runtime.converter.from_payloads(known, handler.signature.arg_types)
         handler.signature.check(args, what)
         return args
 

@@ -131,7 +131,8 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self.now_s = 0.0
         self.read_only = False
         self.inert = False
-        self.ready: deque[asyncio.Handle] = deque()
+        self.ready: deque[Any] = deque()
+        """Handles; asyncio's types do not name what is in them."""
         self.context = Context()
         self._running = False
         self._number = 0
@@ -172,7 +173,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                 handle = take()
                 if not handle._cancelled:
                     try:
-                        handle._context.run(handle._callback, *handle._args)  # pyright: ignore
+                        handle._context.run(handle._callback, *handle._args)
                     except (Exception, SystemExit) as error:
                         owner.report(f"exception in callback {handle._callback!r}", error)
             return not ready

@@ -10,7 +10,6 @@ Once the run has closed, failed its task or been evicted the runtime is inert: i
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context, copy_context
 from datetime import timedelta
@@ -18,22 +17,22 @@ from typing import Any, NoReturn
 from zlib import crc32
 
 from perdure.api import messages as m
+from perdure.common import RawValue
 from perdure.exceptions import NondeterminismError, ReadOnlyContextError, is_cancelled_exception
 from perdure.replay import commands as build
 from perdure.replay.calls import (
-    INTERNAL_MODULES,
     ActivityHandle,
     ChildHandle,
     ChildWorkflowCancellationType,
     ExternalCancel,
     ExternalSignal,
     Issued,
-    Site,
     StepFuture,
     Timer,
     command,
 )
 from perdure.replay.definition import Signature, WorkflowDefinition
+from perdure.replay.frames import place_of_call, suspended_at
 from perdure.replay.handlers import Handlers
 from perdure.replay.info import Info, TaskInfo, info_of
 from perdure.replay.loop import ReadyHandle, WorkflowLoop
@@ -43,10 +42,6 @@ from perdure.replay.ports import ActivityOptions, Converter
 __all__ = ["ContinueAsNewError", "WorkflowRuntime"]
 
 log = logging.getLogger("perdure.workflow")
-
-MAX_FRAMES = 1000
-
-_internal_globals: set[int] = set()
 
 _BUILDERS: dict[int, Callable[[Any], m.Command]] = {
     command.CANCEL_ACTIVITY: build.cancel_activity,
@@ -124,7 +119,7 @@ class WorkflowRuntime:
         """Append a command; its message is built here if the kind needs nothing but the call."""
         if message is None and not self.replaying:
             message = _BUILDERS[kind](call)
-        issued = Issued(kind, call, _place(), message, self.task_number)
+        issued = Issued(kind, call, place_of_call(), message, self.task_number)
         if not self.loop.inert:
             self.commands.append(issued)
         return issued
@@ -157,7 +152,9 @@ class WorkflowRuntime:
                 message = build.schedule_activity(template, activity_id, payloads)
                 if options.summary:
                     message.user_metadata.summary.CopyFrom(self.converter.to_payload(options.summary))
-            handle.issued = issued = Issued(command.SCHEDULE_ACTIVITY, handle, _place(), message, self.task_number)
+            handle.issued = issued = Issued(
+                command.SCHEDULE_ACTIVITY, handle, place_of_call(), message, self.task_number
+            )
             self.commands.append(issued)
         return handle
 
@@ -191,7 +188,7 @@ class WorkflowRuntime:
 
     def issue_built(self, kind: int, call: Any, message: m.Command | None) -> Issued:
         """Append a command whose message stands already, or is not needed."""
-        issued = Issued(kind, call, _place(), message, self.task_number)
+        issued = Issued(kind, call, place_of_call(), message, self.task_number)
         if not self.loop.inert:
             self.commands.append(issued)
         return issued
@@ -442,8 +439,7 @@ class WorkflowRuntime:
         definition = self.definition
         try:
             attrs = self.started_attributes()
-            args = self.converter.from_payloads(attrs.input.payloads, definition.arg_types)
-            definition.signature.check(args, f"workflow {attrs.workflow_type.name}")
+            args: list[Any] = self._arguments(attrs)
             if definition.cls is not None:
                 self.instance = definition.cls(*args) if definition.init_takes_args else definition.cls()
                 args = [self.instance, *args]
@@ -452,6 +448,14 @@ class WorkflowRuntime:
             self.conclude(error)
             return
         self._main = self.loop.create_task(self._run_main(args), name="main", context=self.loop.context.copy())
+
+    def _arguments(self, attrs: m.WorkflowExecutionStartedEventAttributes) -> list[Any]:
+        payloads = attrs.input.payloads
+        if self.definition.name is None:
+            return [[RawValue(payload) for payload in payloads]]
+        args = self.converter.from_payloads(payloads, self.definition.arg_types)
+        self.definition.signature.check(args, f"workflow {attrs.workflow_type.name}")
+        return args
 
     async def _run_main(self, args: Sequence[Any]) -> None:
         self._main_entered = True
@@ -573,7 +577,7 @@ class WorkflowRuntime:
         """Where each unfinished task waits in user code, innermost frame."""
         places: list[str] = []
         for task in self.loop.pending_tasks():
-            own = [site for site in _chain(task.get_coro()) if not site.is_internal]
+            own = [site for site in suspended_at(task.get_coro()) if not site.is_internal]
             if own:
                 places.append(f"{task.get_name()} waits at {own[-1]}")
         return places
@@ -581,7 +585,7 @@ class WorkflowRuntime:
     def stack_trace(self) -> str:
         """Every unfinished task with its frames, outermost first."""
         return "\n\n".join(
-            "\n  ".join([f"{task.get_name()}:", *map(str, _chain(task.get_coro()))])
+            "\n  ".join([f"{task.get_name()}:", *map(str, suspended_at(task.get_coro()))])
             for task in self.loop.pending_tasks()
         )
 
@@ -589,28 +593,3 @@ class WorkflowRuntime:
 def _fails_task(error: BaseException) -> bool:
     # Leaving the debugger is not the workflow's failure.
     return isinstance(error, NondeterminismError) or type(error).__module__ == "bdb"
-
-
-def _place() -> Any:
-    """The innermost frame that is not ours or asyncio's, as (code, instruction); None outside of user code."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        names = frame.f_globals
-        if id(names) not in _internal_globals:
-            if not names.get("__name__", "").startswith(INTERNAL_MODULES):
-                return frame.f_code, frame.f_lasti
-            _internal_globals.add(id(names))  # These modules stay, so the id does.
-        frame = frame.f_back
-    return None
-
-
-def _chain(coro: Any) -> list[Site]:
-    """Where a suspended coroutine stands, outermost frame first."""
-    sites: list[Site] = []
-    for _ in range(MAX_FRAMES):
-        frame = getattr(coro, "cr_frame", None) or getattr(coro, "gi_frame", None) or getattr(coro, "ag_frame", None)
-        if frame is None:
-            break
-        sites.append(Site(frame.f_code, frame.f_lasti))
-        coro = getattr(coro, "cr_await", None) or getattr(coro, "gi_yieldfrom", None) or getattr(coro, "ag_await", None)
-    return sites

@@ -1,0 +1,74 @@
+"""Places in the user's code, for messages: taken cheaply at every command, put into words only when needed.
+
+Frames of Perdure's own modules and of asyncio's stand between the user's code and the event loop; they are passed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Site", "place_of_call", "suspended_at"]
+
+MAX_FRAMES = 1000
+
+INTERNAL_MODULES = ("perdure.replay.", "perdure.workflow", "perdure.activity", "asyncio.", "contextlib")
+"""Modules whose frames stand between the user's code and the loop."""
+
+_INTERNAL_PATHS = (
+    *(str(Path(__file__).parents[1] / name) + os.sep for name in ("replay", "workflow", "activity")),
+    str(Path(asyncio.__file__).parent) + os.sep,
+)
+
+_internal_globals: set[int] = set()
+
+
+class Site:
+    """The place in the user's code that issued a command; cheap to take, resolved only for a message."""
+
+    __slots__ = ("_code", "_instruction")
+
+    def __init__(self, code: Any, instruction: int) -> None:
+        self._code = code
+        self._instruction = instruction
+
+    @property
+    def is_internal(self) -> bool:
+        """Whether this is a frame of Perdure's or asyncio's rather than of the user's code."""
+        return self._code.co_filename.startswith(_INTERNAL_PATHS)
+
+    def __str__(self) -> str:
+        lineno = self._code.co_firstlineno
+        for start, end, line in self._code.co_lines():
+            if start <= self._instruction < end and line is not None:
+                lineno = line
+                break
+        return f"{self._code.co_filename}:{lineno} in {self._code.co_qualname}"
+
+
+def place_of_call() -> Any:
+    """The innermost frame that is not ours or asyncio's, as (code, instruction); None outside of user code."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        names = frame.f_globals
+        if id(names) not in _internal_globals:
+            if not names.get("__name__", "").startswith(INTERNAL_MODULES):
+                return frame.f_code, frame.f_lasti
+            _internal_globals.add(id(names))  # These modules stay, so the id does.
+        frame = frame.f_back
+    return None
+
+
+def suspended_at(coro: Any) -> list[Site]:
+    """Where a suspended coroutine stands, outermost frame first."""
+    sites: list[Site] = []
+    for _ in range(MAX_FRAMES):
+        frame = getattr(coro, "cr_frame", None) or getattr(coro, "gi_frame", None) or getattr(coro, "ag_frame", None)
+        if frame is None:
+            break
+        sites.append(Site(frame.f_code, frame.f_lasti))
+        coro = getattr(coro, "cr_await", None) or getattr(coro, "gi_yieldfrom", None) or getattr(coro, "ag_await", None)
+    return sites
