@@ -9,6 +9,7 @@ an error about an error would hide the first one.
 from __future__ import annotations
 
 import asyncio
+import os
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -37,6 +38,7 @@ __all__ = ["FailureConverter"]
 _SOURCE = "PerdurePythonSDK"
 _MAX_TEXT_CHARS = 65_536
 _MAX_CAUSES = 32
+_OWN_CODE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 class FailureConverter:
@@ -95,7 +97,10 @@ def _message_of(error: BaseException) -> str:
 def _stack_of(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
         return "".join(traceback.format_exception(cast("BaseException", error)))
-    return "".join(traceback.format_tb(error.__traceback__)) if error.__traceback__ is not None else ""
+    frames = traceback.extract_tb(error.__traceback__)
+    # The frames that called the user's code say nothing about the error.
+    first = next((index for index, frame in enumerate(frames) if not frame.filename.startswith(_OWN_CODE)), 0)
+    return "".join(traceback.format_list(frames[first:]))
 
 
 def _text(text: str) -> str:

@@ -31,12 +31,21 @@ from perdure.exceptions import (
     TimeoutError,
     TimeoutType,
 )
+from perdure.worker.deadlines import Deadlines
 from perdure.worker.heartbeats import CancelReason, HeartbeatSender
 from perdure.worker.pollers import PollerPool
 from perdure.worker.processes import ProcessPool, ProcessRun
 from perdure.worker.registry import unknown_activity_message
-from perdure.worker.running import AsyncRun, RunningActivities, RunningActivity, ShutdownNotice, ThreadRun
-from perdure.worker.service_calls import respond
+from perdure.worker.running import (
+    AsyncRun,
+    RunningActivities,
+    RunningActivity,
+    ShutdownNotice,
+    Surroundings,
+    ThreadRun,
+)
+from perdure.worker.service_calls import respond, respond_again
+from perdure.worker.slots import Slots
 
 __all__ = ["ActivityTaskWorker"]
 
@@ -97,9 +106,14 @@ class ActivityTaskWorker:
         self._running = running
         self._default_throttle_s = default_throttle_s
         self._max_throttle_s = max_throttle_s
+        self._loop = asyncio.get_running_loop()
         self._notice = ShutdownNotice()
-        self._slots = asyncio.Semaphore(max_concurrent)
-        self._executions: dict[asyncio.Task[None], RunningActivity | None] = {}
+        self._surroundings = Surroundings(
+            task_queue=task_queue, converter=converter, notice=self._notice, make_heartbeats=self._heartbeats_of
+        )
+        self._slots = Slots(max_concurrent)
+        self._deadlines = Deadlines[RunningActivity](_time_out)
+        self._executions: dict[asyncio.Task[None], RunningActivity] = {}
         self._hand_back = True
         self._completed = m.RespondActivityTaskCompletedRequest(identity=identity, namespace=namespace)
         self._poll_request = m.PollActivityTaskQueueRequest(
@@ -138,19 +152,20 @@ class ActivityTaskWorker:
         await self._pool.wait_stopped(None)
         await self._wait_executions(timeout_s)
         for running in tuple(self._executions.values()):
-            if running is not None:
-                running.cancel(CancelReason.SHUTDOWN)
+            running.cancel(CancelReason.SHUTDOWN)
         await self._wait_executions(_LAST_WORDS_S)
-        for execution in tuple(self._executions):
+        left = tuple(self._executions)
+        for execution in left:
             execution.cancel()
-        await asyncio.gather(*self._executions, return_exceptions=True)
+        await asyncio.gather(*left, return_exceptions=True)
+        self._executions.clear()
 
     async def _wait_executions(self, timeout_s: float) -> None:
         if self._executions:
             await asyncio.wait(tuple(self._executions), timeout=timeout_s)
 
     async def _poll(self) -> Task:
-        await self._slots.acquire()
+        await self._slots.take()
         try:
             task = await self._service.poll_activity_task_queue(self._poll_request)
         except BaseException:
@@ -161,42 +176,29 @@ class ActivityTaskWorker:
         return task
 
     async def _take(self, task: Task) -> None:
-        execution = asyncio.get_running_loop().create_task(self._execute(task))
-        self._executions[execution] = None
-        execution.add_done_callback(self._ended)
-
-    def _ended(self, execution: asyncio.Task[None]) -> None:
-        del self._executions[execution]
-        self._slots.release()
-        if not execution.cancelled() and execution.exception() is not None:
-            _logger.error("an activity task could not be answered", exc_info=execution.exception())
-
-    async def _execute(self, task: Task) -> None:
         name = task.activity_type.name
         activity = self._activities.get(name) or self._activities.get(None)
         if activity is None:
             message = unknown_activity_message(name, self._task_queue, self._activities)
             _logger.error("%s", message)
-            await self._fail(task, ApplicationError(message, type="UnknownActivityType"))
+            try:
+                await self._fail(task, ApplicationError(message, type="UnknownActivityType"))
+            finally:
+                self._slots.release()
             return
         kind = AsyncRun if activity.is_async else ProcessRun if activity.executor == "process" else ThreadRun
-        running = kind(
-            activity,
-            task,
-            task_queue=self._task_queue,
-            converter=self._converter,
-            notice=self._notice,
-            make_heartbeats=self._heartbeats_of,
-        )
-        me = asyncio.current_task()
-        assert me is not None
-        self._executions[me] = running
-        run_id = task.workflow_execution.run_id
+        running = kind(activity, task, self._surroundings)
+        execution = self._loop.create_task(self._execute(running))
+        running.runner = execution
+        self._executions[execution] = running
+
+    async def _execute(self, running: RunningActivity) -> None:
+        me = running.runner
+        assert me is not None, "it is set before the task first runs"
+        run_id = running.task.workflow_execution.run_id
         self._running.add(run_id, running)
-        timeout_ms = duration_ms(task.start_to_close_timeout)
-        deadline = None
-        if timeout_ms:
-            deadline = me.get_loop().call_later(timeout_ms / 1000, running.cancel, CancelReason.TIMED_OUT)
+        timeout_ms = duration_ms(running.task.start_to_close_timeout)
+        place = self._deadlines.add(running, timeout_ms / 1000) if timeout_ms else None
         try:
             payload = await self._call(running)
         except BaseException as error:
@@ -205,15 +207,18 @@ class ActivityTaskWorker:
                 raise
             me.uncancel()
             await self._answer_error(running, error)
-            return
+        else:
+            running.finish()
+            if me.cancelling():
+                me.uncancel()
+            await self._complete(running.task, payload)
         finally:
             running.finish()
             self._running.remove(run_id, running)
-            if deadline is not None:
-                deadline.cancel()
-        if me.cancelling():
-            me.uncancel()
-        await self._complete(task, payload)
+            if place is not None:
+                self._deadlines.remove(running, place)
+            del self._executions[me]
+            self._slots.release()
 
     async def _call(self, running: RunningActivity) -> m.Payload:
         """Run the function; its result as a payload."""
@@ -228,14 +233,11 @@ class ActivityTaskWorker:
             args = decode_arguments(self._converter, task.input.payloads, activity.signature, what)
         CURRENT.set(running)
         if isinstance(running, AsyncRun):
-            result = await running.call(args)
+            result = await activity.fn(*args)
         else:
             assert isinstance(running, ThreadRun)
-            context = contextvars.copy_context()
-            loop = asyncio.get_running_loop()
-            # Shielded: a thread cannot be abandoned, its slot is free only when it has ended.
-            call = partial(context.run, running.call, args)
-            result = await asyncio.shield(loop.run_in_executor(self._executor, call))
+            call = partial(contextvars.copy_context().run, running.call, args)
+            result = await self._loop.run_in_executor(self._executor, call)
         return self._result(activity, result)
 
     def _result(self, activity: Activity[Any, Any], result: Any) -> m.Payload:
@@ -249,8 +251,12 @@ class ActivityTaskWorker:
         request.CopyFrom(self._completed)
         request.task_token = task.task_token
         request.result.payloads.append(payload)
+        method = self._service.respond_activity_task_completed
         try:
-            await respond(self._service.respond_activity_task_completed, request, "completion of an activity")
+            try:
+                await method(request)
+            except RpcError as error:
+                await respond_again(error, method, request, "completion of an activity")
         except RpcError as error:
             message = f"the result of activity {task.activity_type.name} was refused: {error.message}"
             await self._fail(task, ApplicationError(message, type="ResultRefused", non_retryable=True))
@@ -342,6 +348,10 @@ class ActivityTaskWorker:
             min(interval_s, self._max_throttle_s),
             running.cancel,
         )
+
+
+def _time_out(running: RunningActivity) -> None:
+    running.cancel(CancelReason.TIMED_OUT)
 
 
 def _is_last_attempt(task: Task) -> bool:

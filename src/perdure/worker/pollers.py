@@ -57,7 +57,6 @@ class PollerPool(Generic[TaskT]):
         self._on_fatal = on_fatal
         self._pollers: set[asyncio.Task[None]] = set()
         self._polling: set[asyncio.Task[None]] = set()
-        self._waiting = 0
         self._stopping = False
 
     @property
@@ -78,35 +77,34 @@ class PollerPool(Generic[TaskT]):
     async def _run(self) -> None:
         me = asyncio.current_task()
         assert me is not None
+        polling = self._polling
         backoff = Backoff()
         while not self._stopping:
-            self._waiting += 1
-            self._polling.add(me)
+            polling.add(me)
             try:
                 task = await self._poll()
             except RpcError as error:
                 if self._stopping:
                     return
                 if is_fatal(error):
-                    self._polling.discard(me)
+                    polling.discard(me)
                     self._end(error)
                     return
                 _logger.info("%s: a poll failed and is repeated: %s", self._name, error)
                 await backoff.wait()
                 continue
             except Exception as error:
-                self._polling.discard(me)
+                polling.discard(me)
                 self._end(error)
                 return
             finally:
-                self._waiting -= 1
-                self._polling.discard(me)
+                polling.discard(me)
             backoff.reset()
             if not task.task_token:
-                if self._waiting > 0:
+                if polling:
                     return
                 continue
-            if self._waiting == 0 and len(self._pollers) < self._max_pollers and not self._stopping:
+            if not polling and len(self._pollers) < self._max_pollers and not self._stopping:
                 self._spawn()
             await self._handle(task)
 

@@ -15,6 +15,7 @@ import ctypes
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -27,7 +28,7 @@ from perdure.converter import DataConverter
 from perdure.exceptions import CancelledError
 from perdure.worker.heartbeats import CancelReason, HeartbeatSender
 
-__all__ = ["AsyncRun", "RunningActivities", "RunningActivity", "ShutdownNotice", "ThreadRun", "info_of"]
+__all__ = ["AsyncRun", "RunningActivities", "RunningActivity", "ShutdownNotice", "Surroundings", "ThreadRun", "info_of"]
 
 _LOCK_TIMEOUT_S = 1.0
 """Longest wait of the event loop for a thread to leave a few bytecodes; it is given up rather than hang."""
@@ -83,36 +84,47 @@ class ShutdownNotice:
         await self._event.wait()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What all activities of a worker share.
+
+    Attributes:
+        task_queue: where they come from.
+        converter: values and failures.
+        notice: of the worker's shutdown.
+        make_heartbeats: makes a sender when an activity's first heartbeat or poke needs one.
+    """
+
+    task_queue: str
+    converter: DataConverter
+    notice: ShutdownNotice
+    make_heartbeats: Callable[[RunningActivity], HeartbeatSender]
+
+
 class RunningActivity:
     """One execution of an activity by this worker.
 
     Args:
         activity: what runs.
         task: what the service said about it.
-        task_queue: where it came from.
-        converter: values and failures.
-        notice: of the worker's shutdown.
-        make_heartbeats: makes the sender when the first heartbeat or poke needs one.
+        surroundings: shared by all of the worker's.
+
+    Attributes:
+        cancel_reason: why it should stop; None while it need not.
+        finished: the function has ended.
+        runner: the asyncio task it runs in.
     """
 
     def __init__(
-        self,
-        activity: Activity[Any, Any],
-        task: m.PollActivityTaskQueueResponse,
-        *,
-        task_queue: str,
-        converter: DataConverter,
-        notice: ShutdownNotice,
-        make_heartbeats: Callable[[RunningActivity], HeartbeatSender],
+        self, activity: Activity[Any, Any], task: m.PollActivityTaskQueueResponse, surroundings: Surroundings
     ) -> None:
         self.activity = activity
         self.task = task
-        self.converter = converter
+        self.converter = surroundings.converter
         self.cancel_reason: CancelReason | None = None
         self.finished = False
-        self._task_queue = task_queue
-        self._notice = notice
-        self._make_heartbeats = make_heartbeats
+        self.runner: asyncio.Task[None] | None = None
+        self._surroundings = surroundings
         self._heartbeats: HeartbeatSender | None = None
         self._info: Info | None = None
         self._cancelled: asyncio.Event | None = None
@@ -121,7 +133,7 @@ class RunningActivity:
     def info(self) -> Info:
         """What `activity.info` answers; made when first asked for."""
         if self._info is None:
-            self._info = info_of(self.task, self.converter, self._task_queue)
+            self._info = info_of(self.task, self.converter, self._surroundings.task_queue)
         return self._info
 
     @property
@@ -133,7 +145,7 @@ class RunningActivity:
     def heartbeats(self) -> HeartbeatSender:
         """The sender; to be used on the event loop's thread."""
         if self._heartbeats is None:
-            self._heartbeats = self._make_heartbeats(self)
+            self._heartbeats = self._surroundings.make_heartbeats(self)
         return self._heartbeats
 
     @property
@@ -175,11 +187,11 @@ class RunningActivity:
 
     def is_worker_shutdown(self) -> bool:
         """Whether the worker has begun to shut down."""
-        return self._notice.given
+        return self._surroundings.notice.given
 
     async def wait_for_worker_shutdown(self) -> None:
         """Wait until the worker begins to shut down."""
-        await self._notice.wait()
+        await self._surroundings.notice.wait()
 
     @contextmanager
     def shield(self) -> Generator[None]:
@@ -206,14 +218,7 @@ class RunningActivity:
 
 
 class AsyncRun(RunningActivity):
-    """Runs on the event loop, in the asyncio task that made it."""
-
-    runner: asyncio.Task[Any] | None = None
-
-    async def call(self, args: Sequence[Any]) -> Any:
-        """Run the function."""
-        self.runner = asyncio.current_task()
-        return await self.activity.fn(*args)
+    """Runs on the event loop, in its runner."""
 
     def _interrupt(self) -> None:
         if self.runner is not None:
@@ -225,6 +230,7 @@ class ThreadRun(RunningActivity):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # Made on the event loop, heartbeats come back to it from the thread.
         self._loop = asyncio.get_running_loop()
         self._stop = threading.Event()
         self._lock = threading.Lock()

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from perdure.api import RpcError, StatusCode
 
-__all__ = ["Backoff", "is_fatal", "respond"]
+__all__ = ["Backoff", "is_fatal", "respond", "respond_again"]
 
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response", bound=Message)
@@ -86,18 +86,24 @@ async def respond(method: Callable[[_Request], Awaitable[_Response]], request: _
     try:
         return await method(request)
     except RpcError as error:
-        last = error
+        return await respond_again(error, method, request, what)
+
+
+async def respond_again(
+    error: RpcError, method: Callable[[_Request], Awaitable[_Response]], request: _Request, what: str
+) -> _Response | None:
+    """As `respond`, after a first call that ended with `error`."""
     backoff = Backoff()
     for _ in range(_MAX_RESPONSE_TRIES):
-        if last.code is StatusCode.NOT_FOUND:
-            _logger.debug("%s is not wanted any more: %s", what, last.message)
+        if error.code is StatusCode.NOT_FOUND:
+            _logger.debug("%s is not wanted any more: %s", what, error.message)
             return None
-        if last.code not in _REPEATED:
-            raise last
+        if error.code not in _REPEATED:
+            raise error
         await backoff.wait()
         try:
             return await method(request)
-        except RpcError as error:
-            last = error
-    _logger.warning("%s was given up after %d tries: %s", what, _MAX_RESPONSE_TRIES + 1, last)
+        except RpcError as again:
+            error = again
+    _logger.warning("%s was given up after %d tries: %s", what, _MAX_RESPONSE_TRIES + 1, error)
     return None

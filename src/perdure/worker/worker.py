@@ -63,6 +63,25 @@ class Worker:
 
         async with Worker(client, task_queue="orders", workflows=[fulfil], activities=[charge, ship]):
             await client.execute_workflow(fulfil, order, id="order-1", task_queue="orders")
+
+    Args:
+        client: where tasks come from.
+        task_queue: whose tasks.
+        workflows: classes and functions decorated with ``@workflow.defn``.
+        activities: functions decorated with ``@activity.defn``; methods through their instance.
+        identity: who is working, for histories; the client's by default.
+        max_concurrent_activities: most activities at once.
+        max_concurrent_workflow_tasks: most workflow tasks at once.
+        max_cached_workflow_bytes: bound of the workflows kept in memory between tasks, estimated; 0 keeps none.
+        max_process_activities: most activities with ``executor="process"`` at once, each in a process.
+        activity_executor: runs plain activity functions; a pool of threads by default.
+        graceful_shutdown_timeout: how long running activities may go on after `stop` was called.
+        sticky_queue_schedule_to_start_timeout: how long a task of a cached workflow waits for this worker before
+            any worker may take it.
+        default_heartbeat_throttle_interval: least time between heartbeats of activities that have no
+            heartbeat timeout.
+        max_heartbeat_throttle_interval: most time between heartbeats that were asked for.
+        guard: whether workflow code is kept from calls whose outcome differs from run to run (clock, chance, I/O).
     """
 
     def __init__(
@@ -85,25 +104,6 @@ class Worker:
         guard: bool = True,
     ) -> None:
         """Make a worker; it does nothing until started.
-
-        Args:
-            client: where tasks come from.
-            task_queue: whose tasks.
-            workflows: classes and functions decorated with ``@workflow.defn``.
-            activities: functions decorated with ``@activity.defn``; methods through their instance.
-            identity: who is working, for histories; the client's by default.
-            max_concurrent_activities: most activities at once.
-            max_concurrent_workflow_tasks: most workflow tasks at once.
-            max_cached_workflow_bytes: bound of the workflows kept in memory between tasks, estimated; 0 keeps none.
-            max_process_activities: most activities with ``executor="process"`` at once, each in a process.
-            activity_executor: runs plain activity functions; a pool of threads by default.
-            graceful_shutdown_timeout: how long running activities may go on after `stop` was called.
-            sticky_queue_schedule_to_start_timeout: how long a task of a cached workflow waits for this worker before
-                any worker may take it.
-            default_heartbeat_throttle_interval: least time between heartbeats of activities that have no
-                heartbeat timeout.
-            max_heartbeat_throttle_interval: most time between heartbeats that were asked for.
-            guard: whether workflow code is kept from calls whose outcome differs from run to run (clock, chance, I/O).
 
         Raises:
             DefinitionError: something listed is not a workflow or activity, or two have the same name.

@@ -29,7 +29,8 @@ from perdure.replay.run import WorkflowRun
 from perdure.worker.cache import CachedRun, RunCache
 from perdure.worker.pollers import PollerPool
 from perdure.worker.registry import unknown_workflow_message
-from perdure.worker.service_calls import respond
+from perdure.worker.service_calls import respond, respond_again
+from perdure.worker.slots import Slots
 from perdure.worker.steps import run_step
 
 __all__ = ["WorkflowTaskWorker"]
@@ -84,6 +85,7 @@ class WorkflowTaskWorker:
         poke_activities: Callable[[str], None],
     ) -> None:
         self._service = service
+        self._respond_completed = service.respond_workflow_task_completed
         self._namespace = namespace
         self._task_queue = task_queue
         self._identity = identity
@@ -93,7 +95,7 @@ class WorkflowTaskWorker:
         self._executor = executor
         self._poke_activities = poke_activities
         self.cache = RunCache(max_cached_bytes)
-        self._slots = asyncio.Semaphore(max_concurrent)
+        self._slots = Slots(max_concurrent)
         self._completed = m.RespondWorkflowTaskCompletedRequest(
             identity=identity, namespace=namespace, return_new_workflow_task=True
         )
@@ -150,22 +152,46 @@ class WorkflowTaskWorker:
         return sum(pool.size for pool in self._pools)
 
     async def _handle_in_slot(self, task: Task) -> None:
-        async with self._slots:
+        slots = self._slots
+        if not slots.take_nowait():
+            await slots.take()
+        try:
             following: Task | None = task
             while following is not None:
                 following = await self._handle(following)
+        finally:
+            slots.release()
 
     async def _handle(self, task: Task) -> Task | None:
         """Do one task; the next one of the same run, if the answer brought it."""
         entry: CachedRun | None = None
         try:
-            entry = await self._entry_for(task)
-            if entry is None:
-                return await self._fail_unknown(task)
+            entry = self.cache.get(task.workflow_execution.run_id)
+            if entry is None or entry.busy:
+                entry = await self._entry_for(task)
+                if entry is None:
+                    return await self._fail_unknown(task)
+            entry.busy = True
             if task.HasField("query"):
-                await self._answer_query(task, entry)
-                return None
-            return await self._activate(task, entry)
+                return await self._answer_query(task, entry)
+            run = entry.run
+            run.begin(task)
+            if not self._feed_nowait(task, run):
+                await self._feed(task, run)
+            outcome = run.outcome()
+            if isinstance(outcome, StepsNeeded):
+                outcome = await self._run_steps(entry, outcome)
+            if isinstance(outcome, TaskFailed):
+                self._log_failure(task, outcome)
+                self.cache.drop(entry)
+                return await self._fail(task, outcome.cause, outcome.failure)
+            request = self._completion(task, outcome)
+            try:
+                response = await self._respond_completed(request)
+            except RpcError as error:
+                what = f"workflow task of {entry.run_id}"
+                response = await respond_again(error, self._respond_completed, request, what)
+            return self._after_completion(entry, outcome, response)
         except RpcError as error:
             _logger.info("workflow task of %s given up: %s", task.workflow_execution.workflow_id, error)
             self._drop(entry)
@@ -183,7 +209,7 @@ class WorkflowTaskWorker:
             self.cache.drop(entry)
 
     async def _entry_for(self, task: Task) -> CachedRun | None:
-        """The cached run, or a fresh one; busy, so that nobody else uses it. None if its type is unknown."""
+        """The cached run, once nobody else uses it, or a fresh one. None if its type is unknown."""
         run_id = task.workflow_execution.run_id
         entry = self.cache.get(run_id)
         while entry is not None and entry.busy:
@@ -196,8 +222,17 @@ class WorkflowTaskWorker:
             run = WorkflowRun(definition, namespace=self._namespace, converter=self._converter, guard=self._guard)
             entry = CachedRun(run_id, run)
             self.cache.put(entry)
-        entry.busy = True
         return entry
+
+    def _feed_nowait(self, task: Task, run: WorkflowRun) -> bool:
+        """Give the run its events if the task brings all it lacks; False if something has to be fetched."""
+        if task.next_page_token:
+            return False
+        events = task.history.events
+        if not events or events[0].event_id > run.next_event_id:
+            return False
+        run.feed(events, last=True)
+        return True
 
     async def _feed(self, task: Task, run: WorkflowRun) -> None:
         """Give the run the events it lacks: fetched ones first, then the task's own and its further pages."""
@@ -250,18 +285,7 @@ class WorkflowTaskWorker:
         )
         return await self._service.get_workflow_execution_history(request)
 
-    async def _activate(self, task: Task, entry: CachedRun) -> Task | None:
-        run = entry.run
-        run.begin(task)
-        await self._feed(task, run)
-        outcome = await self._run_steps(entry, run.outcome())
-        if isinstance(outcome, TaskFailed):
-            self._log_failure(task, outcome)
-            self.cache.drop(entry)
-            return await self._fail(task, outcome.cause, outcome.failure)
-        return await self._complete(task, entry, outcome)
-
-    async def _complete(self, task: Task, entry: CachedRun, outcome: TaskCompleted) -> Task | None:
+    def _completion(self, task: Task, outcome: TaskCompleted) -> m.RespondWorkflowTaskCompletedRequest:
         request = m.RespondWorkflowTaskCompletedRequest()
         request.CopyFrom(self._completed)
         request.task_token = task.task_token
@@ -272,27 +296,29 @@ class WorkflowTaskWorker:
                 request.query_results[query_id].CopyFrom(result)
         if outcome.force_new_task:
             request.force_create_new_workflow_task = True
-        response = await respond(
-            self._service.respond_workflow_task_completed, request, f"workflow task of {entry.run_id}"
-        )
+        return request
+
+    def _after_completion(
+        self, entry: CachedRun, outcome: TaskCompleted, response: m.RespondWorkflowTaskCompletedResponse | None
+    ) -> Task | None:
+        """The task has been completed, or nobody wants it any more (None)."""
         if response is None or outcome.closes:
             # Refused: the run in memory has gone on where the recorded one has not.
             self.cache.drop(entry)
         else:
             self.cache.measure(entry)
-        if outcome.closes or any(command.command_type == _CANCEL_ACTIVITY for command in outcome.commands):
+        if outcome.closes or _cancels_activities(outcome.commands):
             self._poke_activities(entry.run_id)
         if response is not None and response.HasField("workflow_task") and response.workflow_task.task_token:
             return response.workflow_task
         return None
 
-    async def _run_steps(self, entry: CachedRun, outcome: Outcome) -> TaskCompleted | TaskFailed:
+    async def _run_steps(self, entry: CachedRun, needed: StepsNeeded) -> TaskCompleted | TaskFailed:
         """Run steps until the task can be completed, or until half of its time is over."""
-        deadline = 0.0
+        now = asyncio.get_running_loop().time()
+        deadline = now + _DEFAULT_TASK_TIMEOUT_S * _SHARE_OF_TASK_FOR_STEPS
+        outcome: Outcome = needed
         while isinstance(outcome, StepsNeeded):
-            if not deadline:
-                now = asyncio.get_running_loop().time()
-                deadline = now + _DEFAULT_TASK_TIMEOUT_S * _SHARE_OF_TASK_FOR_STEPS
             finished = await self._next_step(entry, outcome, deadline)
             if finished is None:
                 return entry.run.suspend_steps()
@@ -389,6 +415,13 @@ class WorkflowTaskWorker:
                 task.attempt,
                 exc_info=outcome.error,
             )
+
+
+def _cancels_activities(commands: Sequence[m.Command]) -> bool:
+    for command in commands:
+        if command.command_type == _CANCEL_ACTIVITY:
+            return True
+    return False
 
 
 def _is_power_of_two(number: int) -> bool:
