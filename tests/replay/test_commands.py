@@ -704,3 +704,53 @@ def test_wrong_workflow_arguments_fail_the_workflow() -> None:
     assert command.startswith("fail ")
     (command,) = Scenario(buy).task()
     assert "takes 1 argument, 0 given" in command
+
+
+def test_continue_as_new_from_a_task_group() -> None:
+    @workflow.defn
+    async def code(number: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(workflow.sleep(5))
+            group.create_task(renew(number))
+
+    async def renew(number: int) -> None:
+        await workflow.sleep(1)
+        workflow.continue_as_new(number + 1)
+
+    scenario = Scenario(code, 1)
+    scenario.task()
+    scenario.fire("2")
+    assert scenario.task() == ["cancel timer 1", "continue as new [2]"]
+    scenario.check_laws()
+
+
+def test_errors_outside_of_exception_fail_the_workflow_too() -> None:
+    class Strange(BaseException):
+        pass
+
+    @workflow.defn
+    async def code() -> None:
+        raise Strange("odd")
+
+    assert Scenario(code).task() == ["fail odd"]
+
+
+def test_a_failure_begins_in_the_users_code() -> None:
+    @workflow.defn
+    async def code() -> None:
+        raise ValueError("here")
+
+    scenario = Scenario(code)
+    scenario.task()
+    trace = scenario.outcome.commands[0].fail_workflow_execution_command_attributes.failure.stack_trace
+    assert "test_commands.py" in trace and "runtime.py" not in trace
+
+
+def test_steps_of_builtin_functions() -> None:
+    @workflow.defn
+    async def code() -> list[object]:
+        return [await workflow.step(max, 1, 5), await workflow.step(divmod, 7, 2)]
+
+    scenario = Scenario(code)
+    assert scenario.task()[-1] == "complete [5, [3, 1]]"
+    scenario.check_laws()

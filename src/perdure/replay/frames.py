@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Site", "place_of_call", "suspended_at"]
+__all__ = ["Site", "place_of_call", "strip_internal_frames", "suspended_at"]
 
 MAX_FRAMES = 1000
 
@@ -72,3 +72,12 @@ def suspended_at(coro: Any) -> list[Site]:
         sites.append(Site(frame.f_code, frame.f_lasti))
         coro = getattr(coro, "cr_await", None) or getattr(coro, "gi_yieldfrom", None) or getattr(coro, "ag_await", None)
     return sites
+
+
+def strip_internal_frames(error: BaseException) -> None:
+    """Let an error's traceback begin in the user's code."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_INTERNAL_PATHS):
+        traceback = traceback.tb_next
+    if traceback is not None:
+        error.__traceback__ = traceback

@@ -8,6 +8,7 @@ same workflow task wakes. Queries are answered at once and may change nothing.
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from inspect import iscoroutine, iscoroutinefunction
 from typing import TYPE_CHECKING, Any
@@ -160,11 +161,10 @@ class Handlers:
             self.active -= 1
 
     def _conclude(self, error: BaseException) -> None:
-        runtime = self._runtime
-        if isinstance(error, Exception | SystemExit) or runtime.is_continue(error):
-            runtime.conclude(error)
-        elif isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt):
             raise error
+        if not isinstance(error, CancelledError):
+            self._runtime.conclude(error)
 
     def answer(self, query: m.WorkflowQuery) -> m.WorkflowQueryResult:
         """Answer a query; the loop is read-only and the running one."""

@@ -18,7 +18,7 @@ from zlib import crc32
 
 from perdure.api import messages as m
 from perdure.common import RawValue
-from perdure.exceptions import NondeterminismError, ReadOnlyContextError, is_cancelled_exception
+from perdure.exceptions import ReadOnlyContextError, is_cancelled_exception
 from perdure.replay import commands as build
 from perdure.replay.calls import (
     ActivityHandle,
@@ -32,14 +32,15 @@ from perdure.replay.calls import (
     command,
 )
 from perdure.replay.definition import Signature, WorkflowDefinition
-from perdure.replay.frames import place_of_call, suspended_at
+from perdure.replay.endings import ContinueAsNewError, fails_task, renewal_in
+from perdure.replay.frames import place_of_call, strip_internal_frames, suspended_at
 from perdure.replay.handlers import Handlers
 from perdure.replay.info import Info, TaskInfo, info_of
 from perdure.replay.loop import ReadyHandle, WorkflowLoop
 from perdure.replay.outcome import StepCall
 from perdure.replay.ports import ActivityOptions, Converter
 
-__all__ = ["ContinueAsNewError", "WorkflowRuntime"]
+__all__ = ["WorkflowRuntime"]
 
 log = logging.getLogger("perdure.workflow")
 
@@ -48,16 +49,6 @@ _BUILDERS: dict[int, Callable[[Any], m.Command]] = {
     command.CANCEL_TIMER: build.cancel_timer,
     command.CANCEL_EXTERNAL: build.cancel_external,
 }
-
-
-class ContinueAsNewError(BaseException):
-    """Raised by `workflow.continue_as_new` to close this run and start the next; let it pass."""
-
-    def __init__(self, options: Mapping[str, Any], args: Sequence[Any], arg_types: Sequence[Any] | None) -> None:
-        super().__init__("continue as new")
-        self.options = options
-        self.arguments = args
-        self.arg_types = arg_types
 
 
 class WorkflowRuntime:
@@ -124,7 +115,12 @@ class WorkflowRuntime:
             self.commands.append(issued)
         return issued
 
-    def _check_writable(self, what: str) -> None:
+    def check_writable(self, what: str) -> None:
+        """Refuse what a query handler may not do.
+
+        Raises:
+            ReadOnlyContextError: a query handler asks.
+        """
         if self.loop.read_only:
             raise ReadOnlyContextError(f"a query handler may not {what}: do it in a signal handler or the run method")
 
@@ -140,7 +136,7 @@ class WorkflowRuntime:
         """Schedule an activity; see `perdure.replay.context.ActivityStarter`."""
         loop = self.loop
         if loop.read_only:
-            self._check_writable("start activities")
+            self.check_writable("start activities")
         template = build.activity_template(name, self.task_queue, options)
         payloads = self.converter.to_payloads(args, arg_types)
         self._activities += 1
@@ -208,7 +204,7 @@ class WorkflowRuntime:
         **options: Any,
     ) -> ChildHandle[Any]:
         """Start a child workflow; `options` as for `perdure.replay.commands.start_child`."""
-        self._check_writable("start child workflows")
+        self.check_writable("start child workflows")
         payloads = self.converter.to_payloads(args, arg_types)
         fields = {key: self.converter.to_payload(value) for key, value in (memo or {}).items()}
         self._children += 1
@@ -244,7 +240,7 @@ class WorkflowRuntime:
         child: bool = False,
     ) -> ExternalSignal:
         """Signal another workflow."""
-        self._check_writable("signal other workflows")
+        self.check_writable("signal other workflows")
         payloads = self.converter.to_payloads(args, arg_types)
         call = ExternalSignal(self, workflow_id, name)
         message = None if self.replaying else build.signal_external(call, run_id, payloads, child=child)
@@ -253,7 +249,7 @@ class WorkflowRuntime:
 
     def cancel_external(self, workflow_id: str, run_id: str) -> ExternalCancel:
         """Ask another workflow to cancel."""
-        self._check_writable("cancel other workflows")
+        self.check_writable("cancel other workflows")
         call = ExternalCancel(self, workflow_id, run_id)
         call.issued = self.issue(command.CANCEL_EXTERNAL, call)
         return call
@@ -268,10 +264,11 @@ class WorkflowRuntime:
         timeout: timedelta | None,
     ) -> StepFuture:
         """Have the worker run a function once and record its result."""
-        self._check_writable("run steps")
+        self.check_writable("run steps")
         self._step_count += 1
-        signature = Signature(fn)
-        signature.check(args, f"step {name}")
+        signature = _signature_of(fn)
+        if signature is not None:
+            signature.check(args, f"step {name}")
         step = StepCall(
             step_id=str(self._step_count),
             name=name,
@@ -279,7 +276,7 @@ class WorkflowRuntime:
             args=tuple(args),
             retry_policy=retry_policy,
             timeout=timeout,
-            return_type=signature.return_type,
+            return_type=signature.return_type if signature is not None else None,
         )
         future = StepFuture(self, step)
         if not self.loop.inert:
@@ -309,7 +306,7 @@ class WorkflowRuntime:
         known = self._patches.get(patch_id)
         if known is not None:
             return known
-        self._check_writable("ask for a patch for the first time")
+        self.check_writable("ask for a patch for the first time")
         recorded = patch_id in self.patches_recorded
         answer = recorded or not self.replaying
         self._patches[patch_id] = answer
@@ -323,7 +320,7 @@ class WorkflowRuntime:
 
     def upsert_memo(self, updates: Mapping[str, Any]) -> None:
         """Change the memo; None removes a key."""
-        self._check_writable("change the memo")
+        self.check_writable("change the memo")
         if not updates:
             return
         fields = {key: self.converter.to_payload(value) for key, value in updates.items()}
@@ -338,7 +335,7 @@ class WorkflowRuntime:
 
     def upsert_search_attributes(self, fields: Mapping[str, m.Payload], removed: Sequence[str]) -> None:
         """Change search attributes; `removed` names those whose payload says "unset"."""
-        self._check_writable("change search attributes")
+        self.check_writable("change search attributes")
         if not fields:
             return
         known = self.raw_search_attributes()
@@ -352,7 +349,7 @@ class WorkflowRuntime:
         self, args: Sequence[Any], *, arg_types: Sequence[Any] | None, options: Mapping[str, Any]
     ) -> NoReturn:
         """Leave the code and start the next run."""
-        self._check_writable("continue as new")
+        self.check_writable("continue as new")
         raise ContinueAsNewError(options, args, arg_types)
 
     # Waiting.
@@ -444,7 +441,9 @@ class WorkflowRuntime:
                 self.instance = definition.cls(*args) if definition.init_takes_args else definition.cls()
                 args = [self.instance, *args]
             self.handlers.install(self.instance)
-        except (Exception, SystemExit, ContinueAsNewError) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             self.conclude(error)
             return
         self._main = self.loop.create_task(self._run_main(args), name="main", context=self.loop.context.copy())
@@ -461,13 +460,9 @@ class WorkflowRuntime:
         self._main_entered = True
         try:
             result = await self.definition.run(*args)
-        except GeneratorExit:
+        except (GeneratorExit, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit, ContinueAsNewError) as error:
-            self.conclude(error)
         except BaseException as error:
-            if not is_cancelled_exception(error):
-                raise
             self.conclude(error)
         else:
             self._complete(result)
@@ -487,13 +482,15 @@ class WorkflowRuntime:
         """The code, or a signal handler, has ended with an error: close the run, or fail the workflow task."""
         if self.loop.inert:
             return
-        if isinstance(error, ContinueAsNewError):
-            self._continue(error)
+        renewal = renewal_in(error)
+        if renewal is not None:
+            self._continue(renewal)
         elif self.cancel_requested and is_cancelled_exception(error):
             self._close(command.CANCEL_WORKFLOW, {}, None if self.replaying else build.cancel_workflow())
-        elif _fails_task(error) and not isinstance(error, self.definition.failure_exception_types):
+        elif fails_task(error) and not isinstance(error, self.definition.failure_exception_types):
             self.poison(error)
         else:
+            strip_internal_frames(error)
             message = None if self.replaying else build.fail_workflow(self.converter.to_failure(error))
             self._close(command.FAIL_WORKFLOW, {}, message)
 
@@ -526,10 +523,6 @@ class WorkflowRuntime:
         self.steps.clear()
         self.loop.inert = True
         self.loop.ready.clear()
-
-    def is_continue(self, error: BaseException) -> bool:
-        """Whether an error is the request to continue as new."""
-        return isinstance(error, ContinueAsNewError)
 
     def poison(self, error: BaseException) -> None:
         """Fail the workflow task, whatever the code does from here on."""
@@ -590,6 +583,8 @@ class WorkflowRuntime:
         )
 
 
-def _fails_task(error: BaseException) -> bool:
-    # Leaving the debugger is not the workflow's failure.
-    return isinstance(error, NondeterminismError) or type(error).__module__ == "bdb"
+def _signature_of(fn: Callable[..., Any]) -> Signature | None:
+    try:
+        return Signature(fn)
+    except ValueError:
+        return None  # Some functions written in C do not tell.

@@ -17,9 +17,9 @@ Cancellation is Python's `asyncio.CancelledError`, and `asyncio.shield` keeps it
 from perdure.common import ParentClosePolicy
 from perdure.exceptions import NondeterminismError, ReadOnlyContextError
 from perdure.replay.calls import ActivityHandle, ChildHandle, ChildWorkflowCancellationType
+from perdure.replay.endings import ContinueAsNewError
 from perdure.replay.info import Info, ParentInfo, RootInfo
 from perdure.replay.ports import ActivityCancellationType
-from perdure.replay.runtime import ContinueAsNewError
 from perdure.workflow._activities import (
     ActivityConfig,
     execute_activity,

@@ -91,6 +91,7 @@ def time_ns() -> int:
 def random() -> random_module.Random:
     """This run's random numbers: the same ones at every replay. Not for secrets."""
     runtime = context.must_be()
+    runtime.check_writable("use up random numbers")
     found = runtime.scratch.get(_RANDOM)
     if found is None:
         found = runtime.scratch[_RANDOM] = random_module.Random(random_seed())
