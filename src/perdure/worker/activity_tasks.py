@@ -11,7 +11,6 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
@@ -46,6 +45,7 @@ from perdure.worker.running import (
 )
 from perdure.worker.service_calls import respond, respond_again
 from perdure.worker.slots import Slots
+from perdure.worker.threads import Threads
 
 __all__ = ["ActivityTaskWorker"]
 
@@ -69,7 +69,7 @@ class ActivityTaskWorker:
         identity: the worker's.
         activities: by activity type; None = dynamic.
         converter: values and failures.
-        executor: threads for plain functions.
+        threads: for plain functions.
         processes: for those that ask for a process.
         running: shared with the workers of this process that use the same service.
         max_concurrent: most activities at once.
@@ -87,7 +87,7 @@ class ActivityTaskWorker:
         identity: str,
         activities: Mapping[str | None, Activity[Any, Any]],
         converter: DataConverter,
-        executor: Executor,
+        threads: Threads,
         processes: ProcessPool,
         running: RunningActivities,
         max_concurrent: int,
@@ -101,7 +101,7 @@ class ActivityTaskWorker:
         self._identity = identity
         self._activities = activities
         self._converter = converter
-        self._executor = executor
+        self._threads = threads
         self._processes = processes
         self._running = running
         self._default_throttle_s = default_throttle_s
@@ -237,7 +237,7 @@ class ActivityTaskWorker:
         else:
             assert isinstance(running, ThreadRun)
             call = partial(contextvars.copy_context().run, running.call, args)
-            result = await self._loop.run_in_executor(self._executor, call)
+            result = await self._threads.submit(call)
         return self._result(activity, result)
 
     def _result(self, activity: Activity[Any, Any], result: Any) -> m.Payload:

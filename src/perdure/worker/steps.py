@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 from perdure.api import messages as m
@@ -18,6 +18,7 @@ from perdure.common import RetryPolicy
 from perdure.converter import DataConverter
 from perdure.exceptions import ApplicationError
 from perdure.replay.outcome import StepCall
+from perdure.worker.threads import Threads
 
 __all__ = ["StepOutcome", "run_step"]
 
@@ -29,13 +30,13 @@ StepOutcome = tuple[m.Payload | None, m.Failure | None]
 _DEFAULT_MAX_INTERVAL_FACTOR = 100
 
 
-async def run_step(call: StepCall, executor: Executor, converter: DataConverter) -> StepOutcome:
+async def run_step(call: StepCall, threads: Threads, converter: DataConverter) -> StepOutcome:
     """Run a step until it succeeds or its retries are used up."""
     attempt = 0
     while True:
         attempt += 1
         try:
-            result = await _attempt(call, executor)
+            result = await _attempt(call, threads)
             return converter.to_payload(result, call.return_type), None
         except Exception as error:
             delay_s = _delay_before_retry(call.retry_policy, attempt, error)
@@ -47,15 +48,14 @@ async def run_step(call: StepCall, executor: Executor, converter: DataConverter)
         await asyncio.sleep(delay_s)
 
 
-async def _attempt(call: StepCall, executor: Executor) -> Any:
+async def _attempt(call: StepCall, threads: Threads) -> Any:
     timeout_s = call.timeout.total_seconds() if call.timeout is not None else None
     limit = asyncio.timeout(timeout_s)
     try:
         async with limit:
             if inspect.iscoroutinefunction(call.fn):
                 return await call.fn(*call.args)
-            loop = asyncio.get_running_loop()
-            result = await loop.run_in_executor(executor, call.fn, *call.args)
+            result = await threads.submit(partial(call.fn, *call.args))
             return await result if inspect.isawaitable(result) else result
     except TimeoutError as error:
         if not limit.expired():

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -33,6 +33,7 @@ from perdure.worker.activity_tasks import ActivityTaskWorker
 from perdure.worker.processes import ProcessPool, check_process_activity
 from perdure.worker.registry import activities_by_name, workflows_by_name
 from perdure.worker.running import RunningActivities
+from perdure.worker.threads import BorrowedThreads, OwnThreads, Threads
 from perdure.worker.workflow_tasks import WorkflowTaskWorker
 
 __all__ = ["Worker", "WorkerStatistics"]
@@ -131,9 +132,10 @@ class Worker:
         self._throttles = (default_heartbeat_throttle_interval, max_heartbeat_throttle_interval)
         self._sticky_timeout = sticky_queue_schedule_to_start_timeout
         self._guard: Guard = determinism if guard else NO_GUARD
-        self._own_executor = activity_executor is None
-        self._executor: Executor = activity_executor or ThreadPoolExecutor(
-            max_concurrent_activities, thread_name_prefix="perdure-activity"
+        self._threads: Threads = (
+            BorrowedThreads(activity_executor)
+            if activity_executor is not None
+            else OwnThreads(max_concurrent_activities, "perdure-activity")
         )
         self._max_processes = max_process_activities
         self._processes: ProcessPool | None = None
@@ -161,7 +163,7 @@ class Worker:
                 definitions=self._definitions,
                 converter=client.data_converter,
                 guard=self._guard,
-                executor=self._executor,
+                threads=self._threads,
                 max_concurrent=max_workflow_tasks,
                 max_cached_bytes=max_cached_bytes,
                 on_fatal=self._fail,
@@ -177,7 +179,7 @@ class Worker:
                 identity=self.identity,
                 activities=self._activities,
                 converter=client.data_converter,
-                executor=self._executor,
+                threads=self._threads,
                 processes=self._processes,
                 running=running,
                 max_concurrent=max_activities,
@@ -248,7 +250,6 @@ class Worker:
                 the engine stops too: it then hands them out again when it is back, as the same attempt.
         """
         if self._ending is None:
-            self._close_executor()
             return
         self._ending.set()
         if self._stop_task is None:
@@ -267,12 +268,8 @@ class Worker:
             await self._workflow_tasks.stop(_LAST_WORKFLOW_TASKS_S)
         if self._processes is not None:
             self._processes.stop()
-        self._close_executor()
+        self._threads.stop()
         await self._say_goodbye()
-
-    def _close_executor(self) -> None:
-        if self._own_executor:
-            self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def _say_goodbye(self) -> None:
         """Let the service send this worker's cached runs to others at once."""

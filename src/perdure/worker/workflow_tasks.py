@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from datetime import timedelta
 from typing import TypeAlias
 
@@ -32,6 +31,7 @@ from perdure.worker.registry import unknown_workflow_message
 from perdure.worker.service_calls import respond, respond_again
 from perdure.worker.slots import Slots
 from perdure.worker.steps import run_step
+from perdure.worker.threads import Threads
 
 __all__ = ["WorkflowTaskWorker"]
 
@@ -59,7 +59,7 @@ class WorkflowTaskWorker:
         definitions: by workflow type; None = dynamic.
         converter: values and failures.
         guard: active while workflow code runs.
-        executor: for plain functions of steps.
+        threads: for plain functions of steps.
         max_concurrent: most tasks at once, and most pollers of each queue.
         max_cached_bytes: bound of the cache.
         on_fatal: told of an error after which polling is pointless.
@@ -78,7 +78,7 @@ class WorkflowTaskWorker:
         definitions: Mapping[str | None, WorkflowDefinition],
         converter: DataConverter,
         guard: Guard,
-        executor: Executor,
+        threads: Threads,
         max_concurrent: int,
         max_cached_bytes: int,
         on_fatal: Callable[[BaseException], None],
@@ -92,7 +92,7 @@ class WorkflowTaskWorker:
         self._definitions = definitions
         self._converter = converter
         self._guard = guard
-        self._executor = executor
+        self._threads = threads
         self._poke_activities = poke_activities
         self.cache = RunCache(max_cached_bytes)
         self._slots = Slots(max_concurrent)
@@ -347,7 +347,7 @@ class WorkflowTaskWorker:
         return step_id, entry.steps.pop(step_id).result()
 
     def _start_step(self, call: StepCall) -> asyncio.Task[tuple[m.Payload | None, m.Failure | None]]:
-        running = run_step(call, self._executor, self._converter)
+        running = run_step(call, self._threads, self._converter)
         return asyncio.get_running_loop().create_task(running, name=f"perdure-step-{call.name}")
 
     async def _answer_query(self, task: Task, entry: CachedRun) -> None:
@@ -418,10 +418,7 @@ class WorkflowTaskWorker:
 
 
 def _cancels_activities(commands: Sequence[m.Command]) -> bool:
-    for command in commands:
-        if command.command_type == _CANCEL_ACTIVITY:
-            return True
-    return False
+    return any(command.command_type == _CANCEL_ACTIVITY for command in commands)
 
 
 def _is_power_of_two(number: int) -> bool:

@@ -13,7 +13,7 @@ from perdure.converter import DataConverter
 from perdure.exceptions import DefinitionError
 from perdure.testing import WorkflowEnvironment
 
-SCRIPT = '''
+SCRIPT = """
 import asyncio
 import os
 from dataclasses import dataclass
@@ -101,7 +101,7 @@ async def main() -> None:
 
 if __name__ == "__main__":
     asyncio.run(main())
-'''
+"""
 
 
 def test_a_script_with_process_activities(tmp_path: Path) -> None:
