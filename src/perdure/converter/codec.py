@@ -21,6 +21,8 @@ from perdure.api import messages as m
 __all__ = ["CodecService", "PayloadCodec", "decode_message", "encode_message"]
 
 _M = TypeVar("_M", bound=Message)
+_MARK_PREFIX = "perdure-"
+"""Metadata whose key begins like this is meant for the engine and stays readable."""
 _PAYLOAD = m.Payload.DESCRIPTOR.full_name
 _NEVER_ENCODED = frozenset({m.SearchAttributes.DESCRIPTOR.full_name})
 
@@ -134,7 +136,10 @@ async def _replace(message: Message, convert: Callable[[Sequence[m.Payload]], Aw
         raise ValueError(f"the payload codec returned {len(converted)} payloads for {len(payloads)}")
     for payload, replacement in zip(payloads, converted, strict=True):
         if replacement is not payload:
+            marks = {name: mark for name, mark in payload.metadata.items() if name.startswith(_MARK_PREFIX)}
             payload.CopyFrom(replacement)
+            for name, mark in marks.items():
+                payload.metadata[name] = mark
 
 
 async def encode_message(codec: PayloadCodec, message: _M) -> _M:

@@ -76,6 +76,15 @@ async def test_search_attributes_stay_readable() -> None:
     assert masked.search_attributes.indexed_fields["s"].data == b'"open"'
 
 
+async def test_marks_for_the_engine_stay_readable() -> None:
+    request = m.RecordActivityTaskHeartbeatRequest(details=m.Payloads(payloads=[secret()]))
+    request.details.payloads[0].metadata["perdure-completes-async"] = b"true"
+    masked = await encode_message(Mask(), request)
+    assert masked.details.payloads[0].metadata["perdure-completes-async"] == b"true"
+    assert SECRET not in masked.SerializeToString()
+    assert (await decode_message(Mask(), masked)).details.payloads[0].data == SECRET
+
+
 class Recorder:
     """A service that remembers what it was sent and answers with the same."""
 
