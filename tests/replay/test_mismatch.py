@@ -243,3 +243,16 @@ def test_a_loop_that_never_rests(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(NondeterminismError, match="never waits"):
         Scenario(spins).task()
+
+
+def test_the_first_of_several_errors_is_told() -> None:
+    @workflow.defn(name="order")
+    async def breaks() -> None:
+        await reserve("o")
+        raise NondeterminismError("the first")
+
+    scenario = recorded()
+    scenario.fire("1")
+    scenario.task()
+    with pytest.raises(NondeterminismError, match="the first"):
+        scenario.replay_all(WorkflowDefinition.must_be(breaks))

@@ -164,8 +164,7 @@ class WorkflowRun:
         if self._block is not None:
             # No task is open: a query, or the history of a closed run. What it recorded must match all the same.
             self._replay_segment()
-            if self._failed is None and self._runtime.error is None:
-                self._match_now()
+            self._match_now()
         elif self._started is not None:
             started, self._started = self._started, None
             self._activate(started, replaying=False, block=())
@@ -216,7 +215,7 @@ class WorkflowRun:
             if runtime.error is None:
                 self._replay_step(event)
         if runtime.error is not None:
-            self._check_poison()
+            raise runtime.error
 
     def _expect(self) -> None:
         """The commands issued so far have left; what follows belongs to a new workflow task."""
@@ -386,6 +385,7 @@ class WorkflowRun:
             self._fail(self._runtime.error)
 
     def _fail(self, error: BaseException) -> None:
+        assert self._failed is None, "errors absorb"
         runtime = self._runtime
         runtime.poison(error)
         self._failed = TaskFailed(
