@@ -202,9 +202,7 @@ async def test_an_answer_from_before_a_run_was_made_is_not_believed(held: Held) 
     store.reads_open.clear()
     look_up = asyncio.ensure_future(cache.find_current("default", "wf"))
     await store.reading.wait()
-    store.reads_open.set()
     driver.engine.shard.create(driver.engine.shard.namespaces.get("default"), driver.start_request())
-    store.reads_open.clear()
     while cache.loaded:
         group = next(iter(cache.loaded.values())).group
         if group is not None:

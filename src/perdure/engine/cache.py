@@ -69,8 +69,6 @@ class RunCache:
         """Cold runs and the bytes they were counted with, least recently used first."""
         self.cold_bytes = 0
         self._loading: dict[int, asyncio.Task[None]] = {}
-        self._wanted: dict[int, int] = {}
-        """How many wait for a run that is being loaded."""
         self._reads = 0
         self._drops: dict[tuple[str, str], int] = {}
         """How often an id has left the index since the reads under way began."""
@@ -117,7 +115,7 @@ class RunCache:
             key, size = cold.popitem(last=False)
             self.cold_bytes -= size
             victim = self.loaded.get(key)
-            if victim is not None and not victim.held and key not in self._wanted:
+            if victim is not None and not victim.held:
                 self.evictions += 1
                 self._on_evicted(victim)
                 self.drop(victim)
@@ -148,14 +146,10 @@ class RunCache:
                 task = asyncio.get_running_loop().create_task(self._load(run_key))
                 task.add_done_callback(_seen)
                 self._loading[run_key] = task
-            # Nobody's load may push out a run that another caller is still waiting to see.
-            self._wanted[run_key] = self._wanted.get(run_key, 0) + 1
             try:
                 await asyncio.shield(task)
             finally:
-                self._wanted[run_key] -= 1
-                if not self._wanted[run_key]:
-                    del self._wanted[run_key]
+                # Cold only now: while it was not, no other load could push it out before its caller has seen it.
                 loaded = self.loaded.get(run_key)
                 if loaded is not None:
                     self.cool(loaded)
