@@ -33,8 +33,10 @@ def scheduled(**fields: object) -> Scenario:
 def test_scheduled_event_says_what_will_hold() -> None:
     scenario = scheduled()
     assert scenario.last.activities == [5]
-    event = scenario.run.live.scheduled[5]
-    assert event == scenario.event(5)
+    event = scenario.event(5)
+    task = m.PollActivityTaskQueueResponse.FromString(scenario.run.live.scheduled[5])
+    told = h.task_of(event.activity_task_scheduled_event_attributes)
+    assert task == m.PollActivityTaskQueueResponse.FromString(told)
     attributes = event.activity_task_scheduled_event_attributes
     assert (attributes.activity_id, attributes.activity_type.name, attributes.task_queue.name) == (
         "a",

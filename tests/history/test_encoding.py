@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from perdure.api import messages as m
 from perdure.api.framing import frame
 from perdure.engine import history as h
-from perdure.engine.history import events, frames, retrying
+from perdure.engine.history import events, frames, retrying, terms
 from perdure.engine.history.encoding import INLINE_ITEMS_MAX
 from tests.history.scenario import Scenario, app_failure, finish, payloads, retry, schedule, timer
 
@@ -147,7 +147,8 @@ def test_encoded_activity_scheduled(with_policy: bool) -> None:
     command.priority.priority_key = 4
     before = command.SerializeToString(deterministic=True)
     policy = retrying.policy_of(command.retry_policy)
-    body = frames.activity_scheduled(9, 1000, command, policy.data, 8)
+    asked = terms.read(command.SerializeToString(), "", 0)
+    body = frames.activity_scheduled(9, 1000, asked.event(8))
     assert m.HistoryEvent.FromString(body) == events.activity_scheduled(9, 1000, command, policy.message, 8)
     assert command.SerializeToString(deterministic=True) == before
 

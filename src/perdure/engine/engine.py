@@ -80,6 +80,8 @@ class Engine:
         self._failed = asyncio.Event()
         self._idle_waiters: list[asyncio.Future[None]] = []
         self._stopped = False
+        self.running = False
+        """It takes calls: started, neither stopped nor failed."""
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -113,6 +115,7 @@ class Engine:
         self._hand_out = HandOut(shard, self._reader, self._tokens)
         self._shard = shard
         self._stopped = False
+        self.running = True
         try:
             await shard.start()
             await self._first_rows(shard, None if key else fresh_key)
@@ -152,6 +155,7 @@ class Engine:
         if shard is None or self._stopped:
             return
         self._stopped = True
+        self.running = False
         await shard.stop()
         await self._store.close()
         self._settled()
@@ -159,6 +163,7 @@ class Engine:
     def _fail(self, error: RpcError) -> None:
         if self._failure is None:
             self._failure = error
+            self.running = False
             self._failed.set()
             self._settled()
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from perdure.api import RpcError
 from perdure.api import messages as m
+from perdure.api.durations import set_timestamp_ms
 from perdure.engine import history
 from perdure.engine.matching.queue import ActivityTask, QueryTask, TaskQueue, WorkflowTask
 from perdure.engine.queries import PendingQuery
 from perdure.engine.reading import HistoryReader, cut
+from perdure.engine.responses import activity_response, run_in_activity_response, run_in_task_response, task_response
 from perdure.engine.slot import Slot
 from perdure.engine.tokens import HistoryToken, Tokens
 
@@ -39,6 +39,26 @@ class HandOut:
         self._page_bytes = shard.config.history_page_bytes
 
     # -- workflow tasks --------------------------------------------------------------------------------------------
+
+    def workflow_task_nowait(
+        self, queue: TaskQueue, task: WorkflowTask, *, sticky: bool, identity: str
+    ) -> m.PollWorkflowTaskQueueResponse | None:
+        """Hand out a workflow task of a run that is in memory, with its history; None to try `workflow_task`."""
+        shard = self._shard
+        slot = shard.cache.loaded.get(task.run_key)
+        if slot is None:
+            return None
+        run = slot.run
+        state = run.state
+        if sticky:
+            first_id = state.last_task_started_event_id + 1
+            if state.sticky_queue != queue.name or first_id < run.frames_first_event_id:
+                return None
+        elif run.frames_first_event_id > 1:
+            return None
+        if not shard.is_current(slot, task):
+            return None
+        return self.start(slot, sticky=sticky, identity=identity)
 
     async def workflow_task(
         self, queue: TaskQueue, task: WorkflowTask, *, sticky: bool, identity: str, durable_only: bool
@@ -86,21 +106,20 @@ class HandOut:
         state = run.state
         first_id = state.last_task_started_event_id + 1 if sticky else 1
         handout = slot.handout = shard.number()
-        now_ms = shard.clock.now_ms()
-        history.start_workflow_task(
-            run, identity=identity, request_id=str(handout), sticky=sticky, limits=shard.limits, now_ms=now_ms
+        task = history.start_workflow_task(
+            run,
+            identity=identity,
+            request_id=str(handout),
+            sticky=sticky,
+            limits=shard.limits,
+            now_ms=shard.clock.now_ms(),
         )
-        shard.register(slot)
-        task = run.live.task
-        assert task is not None, "a workflow task that was started is live"
-        response = m.PollWorkflowTaskQueueResponse.FromString(slot.task_head)
-        response.task_token = self._tokens.workflow_task(state.namespace, slot.key, handout)
-        response.previous_started_event_id = state.last_task_started_event_id
-        response.started_event_id = task.started_event_id
-        response.attempt = task.attempt
-        _set_ms(response.scheduled_time, state.task_scheduled_at_ms)
-        _set_ms(response.started_time, now_ms)
-        next_id = self._set_history(response, run, first_id, head or [])
+        if task.deadline_ms < slot.due_ms:
+            shard.timers.register(slot, task.deadline_ms)
+        token = slot.token = self._tokens.workflow_task(state.namespace, slot.key, handout)
+        frames = self._page(run, first_id, head or [])
+        response = task_response(self._task_head(slot), token, state, task, b"".join(frames))
+        next_id = first_id + len(frames)
         if next_id <= task.started_event_id:
             response.next_page_token = self._tokens.history(
                 state.namespace,
@@ -111,17 +130,18 @@ class HandOut:
                 response.queries[str(query.number)].CopyFrom(query.query)
         return response
 
-    def _set_history(
-        self, response: m.PollWorkflowTaskQueueResponse, run: history.Run, first_id: int, head: list[bytes]
-    ) -> int:
-        """Put as many events as fit a page into the response; returns the id of the next one."""
-        frames = head
+    def _page(self, run: history.Run, first_id: int, head: list[bytes]) -> list[bytes]:
+        """As many frames of the held task's history as fit a page."""
         next_id = first_id + len(head)
-        if next_id >= run.frames_first_event_id:
-            frames = head + history.task_frames(run, next_id)
-            frames = cut(frames, self._page_events, self._page_bytes)
-        response.history.MergeFromString(b"".join(frames))
-        return first_id + len(frames)
+        if next_id < run.frames_first_event_id:
+            return head
+        return cut(head + history.task_frames(run, next_id), self._page_events, self._page_bytes)
+
+    def _task_head(self, slot: Slot) -> bytes:
+        head = slot.task_head
+        if not head:
+            head = slot.task_head = run_in_task_response(slot.run.state)
+        return head
 
     # -- queries ---------------------------------------------------------------------------------------------------
 
@@ -149,14 +169,14 @@ class HandOut:
         self, slot: Slot, query: PendingQuery, frames: list[bytes], *, sticky: bool
     ) -> m.PollWorkflowTaskQueueResponse:
         state = slot.run.state
-        response = m.PollWorkflowTaskQueueResponse.FromString(slot.task_head)
+        response = m.PollWorkflowTaskQueueResponse.FromString(self._task_head(slot))
         response.task_token = self._tokens.query(state.namespace, slot.key, query.number)
         response.previous_started_event_id = state.last_task_started_event_id
         response.attempt = 1
         response.query.CopyFrom(query.query)
         now_ms = self._shard.clock.now_ms()
-        _set_ms(response.scheduled_time, now_ms)
-        _set_ms(response.started_time, now_ms)
+        set_timestamp_ms(response.scheduled_time, now_ms)
+        set_timestamp_ms(response.started_time, now_ms)
         response.history.MergeFromString(b"".join(frames))
         last_id = state.next_event_id - 1
         if not sticky and len(frames) < last_id:
@@ -172,10 +192,10 @@ class HandOut:
         slot = self._shard.cache.loaded.get(task.run_key)
         if slot is None:
             return None
-        event = slot.run.live.scheduled.get(task.scheduled_event_id)
-        if event is None or not self._is_waiting(slot, task):
+        said = slot.run.live.scheduled.get(task.scheduled_event_id)
+        if said is None or not self._is_waiting(slot, task):
             return None
-        return self._start_activity(slot, task, event, identity)
+        return self._start_activity(slot, task, said, identity)
 
     async def activity(self, task: ActivityTask, identity: str) -> m.PollActivityTaskQueueResponse | None:
         """Hand out an activity; None when the entry no longer stands.
@@ -186,13 +206,14 @@ class HandOut:
         slot = await self._shard.cache.get(task.run_key)
         if not self._is_waiting(slot, task):
             return None
-        event = slot.run.live.scheduled.get(task.scheduled_event_id)
-        if event is None:
+        said = slot.run.live.scheduled.get(task.scheduled_event_id)
+        if said is None:
             event = await self._reader.event(task.run_key, task.scheduled_event_id)
+            said = history.task_of(event.activity_task_scheduled_event_attributes)
             slot = await self._shard.cache.get(task.run_key)
             if not self._is_waiting(slot, task):
                 return None
-        return self._start_activity(slot, task, event, identity)
+        return self._start_activity(slot, task, said, identity)
 
     def _is_waiting(self, slot: Slot, task: ActivityTask) -> bool:
         item = slot.run.state.items.get(task.scheduled_event_id)
@@ -203,52 +224,21 @@ class HandOut:
         )
 
     def _start_activity(
-        self, slot: Slot, task: ActivityTask, event: m.HistoryEvent, identity: str
+        self, slot: Slot, task: ActivityTask, said: bytes, identity: str
     ) -> m.PollActivityTaskQueueResponse | None:
         shard = self._shard
         run = slot.run
-        state = run.state
         now_ms = shard.clock.now_ms()
         try:
             item = history.start_activity(run, task.scheduled_event_id, identity=identity, now_ms=now_ms)
         except RpcError:
             return None  # Its back-off is not over, or it is held: another entry comes when it is due.
-        shard.register(slot)
-        about = event.activity_task_scheduled_event_attributes
-        response = m.PollActivityTaskQueueResponse.FromString(slot.activity_head)
-        response.task_token = self._tokens.activity(state.namespace, slot.key, item.event_id, item.attempt)
-        response.activity_id = item.activity_id
-        response.attempt = item.attempt
-        response.activity_type.name = item.activity_type
-        _copy_options(about, response)
-        _set_ms(response.scheduled_time, item.scheduled_at_ms)
-        _set_ms(response.current_attempt_scheduled_time, item.attempt_scheduled_at_ms or item.scheduled_at_ms)
-        _set_ms(response.started_time, now_ms)
-        if item.heartbeat_details:
-            response.heartbeat_details.MergeFromString(item.heartbeat_details)
-        return response
-
-
-def _copy_options(about: m.ActivityTaskScheduledEventAttributes, response: m.PollActivityTaskQueueResponse) -> None:
-    """What the workflow said of the activity; only what is set travels."""
-    if about.HasField("header"):
-        response.header.CopyFrom(about.header)
-    if about.HasField("input"):
-        response.input.CopyFrom(about.input)
-    if about.HasField("retry_policy"):
-        response.retry_policy.CopyFrom(about.retry_policy)
-    if about.HasField("schedule_to_close_timeout"):
-        response.schedule_to_close_timeout.CopyFrom(about.schedule_to_close_timeout)
-    if about.HasField("start_to_close_timeout"):
-        response.start_to_close_timeout.CopyFrom(about.start_to_close_timeout)
-    if about.HasField("heartbeat_timeout"):
-        response.heartbeat_timeout.CopyFrom(about.heartbeat_timeout)
-    if about.HasField("priority"):
-        response.priority.CopyFrom(about.priority)
-
-
-def _set_ms(timestamp: Timestamp, at_ms: int) -> None:
-    seconds, ms = divmod(at_ms, 1000)
-    timestamp.seconds = seconds
-    if ms:
-        timestamp.nanos = ms * 1_000_000
+        deadlines = run.live.deadlines
+        if deadlines and deadlines[0][0] < slot.due_ms:
+            shard.register(slot)
+        token = self._tokens.activity(run.state.namespace, slot.key, item.event_id, item.attempt)
+        run.live.activities[item.event_id].token = token
+        head = slot.activity_head
+        if not head:
+            head = slot.activity_head = run_in_activity_response(run.state)
+        return activity_response(head, token, item, said, now_ms)

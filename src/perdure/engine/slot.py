@@ -7,9 +7,10 @@ kept a reference over an `await` looks it up again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from perdure.api import messages as m
+from msgspec import Struct
+
 from perdure.engine.history import ActivityLive, Run
 
 if TYPE_CHECKING:
@@ -19,14 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["NEVER_MS", "HeldActivity", "Slot"]
 
 NEVER_MS = 1 << 62
-_NORMAL = m.TaskQueueKind.TASK_QUEUE_KIND_NORMAL
 _BASE_BYTES = 3000
 """What a loaded run costs besides its encoded state, about."""
 _FRAME_BYTES = 200
 """What a recent event costs, about."""
 
 
-class HeldActivity(NamedTuple):
+class HeldActivity(Struct, frozen=True, gc=False):
     """An attempt that a worker holds, as remembered when its run has to be read again."""
 
     scheduled_event_id: int
@@ -54,6 +54,7 @@ class Slot:
         "settled",
         "size",
         "task_head",
+        "token",
         "visibility",
         "writing",
     )
@@ -87,8 +88,11 @@ class Slot:
         self.size = _BASE_BYTES + encoded_bytes
         """Estimate of its memory, in bytes."""
         self.gone = False
-        self.task_head, self.activity_head = _heads(run)
-        """What every workflow task and every activity task of the run says, serialized."""
+        self.token = b""
+        """Of the workflow task handed out last."""
+        self.task_head = b""
+        self.activity_head = b""
+        """What every workflow task and every activity task of the run says (see `responses`); made when needed."""
 
     @property
     def held(self) -> bool:
@@ -103,18 +107,3 @@ class Slot:
     def measure(self, encoded_bytes: int) -> None:
         """Note the size of the encoded state."""
         self.size = _BASE_BYTES + 2 * encoded_bytes + _FRAME_BYTES * len(self.run.live.frames)
-
-
-def _heads(run: Run) -> tuple[bytes, bytes]:
-    state = run.state
-    task = m.PollWorkflowTaskQueueResponse()
-    task.workflow_execution.workflow_id = state.workflow_id
-    task.workflow_execution.run_id = state.run_id
-    task.workflow_type.name = state.workflow_type
-    task.workflow_execution_task_queue.name = state.task_queue
-    task.workflow_execution_task_queue.kind = _NORMAL
-    activity = m.PollActivityTaskQueueResponse(workflow_namespace=state.namespace)
-    activity.workflow_execution.workflow_id = state.workflow_id
-    activity.workflow_execution.run_id = state.run_id
-    activity.workflow_type.name = state.workflow_type
-    return task.SerializeToString(), activity.SerializeToString()

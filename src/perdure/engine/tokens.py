@@ -1,8 +1,11 @@
 """Tokens: what the engine hands out and later recognises.
 
-A token is a fixed-layout body and a keyed BLAKE2b digest over the body and the namespace. It can therefore be
+A token is a fixed-layout body and a keyed BLAKE2b digest over the namespace and the body. It can therefore be
 neither forged nor used in another namespace. The key lies in the store (meta ``token_key``), so tokens outlive a
 restart. What a token speaks of may be gone; that is for the reader to find out.
+
+Who still has the token he sealed may compare the two instead of computing the digest again: `same`, with `run_key_of`
+and `scheduled_event_id_of` as unproven hints where to look.
 
     workflow task   run key, hand-out number (unique per hand-out, so a stale token never matches a later task)
     query task      run key, query number
@@ -19,11 +22,23 @@ import struct
 from hashlib import blake2b
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from perdure.api import RpcError, StatusCode
 
-__all__ = ["ActivityToken", "HistoryToken", "ListToken", "TaskToken", "Tokens"]
+__all__ = [
+    "ActivityToken",
+    "HistoryToken",
+    "ListToken",
+    "TaskToken",
+    "Tokens",
+    "run_key_of",
+    "same",
+    "scheduled_event_id_of",
+]
 
 _MAC_BYTES = 16
+_NAMESPACES_KEPT = 1024
 _TASK = struct.Struct(">BQQ")
 _ACTIVITY = struct.Struct(">BQQI")
 _HISTORY = struct.Struct(">BQQQBQ")
@@ -31,7 +46,21 @@ _LIST = struct.Struct(">BqQ8s")
 _KIND_TASK, _KIND_QUERY, _KIND_ACTIVITY, _KIND_HISTORY, _KIND_REVERSE, _KIND_LIST, _KIND_NAMES = range(1, 8)
 
 
-class TaskToken(NamedTuple):
+same = hmac.compare_digest
+"""Whether two tokens are equal, without telling by its duration how much of them is."""
+
+
+def run_key_of(token: bytes) -> int:
+    """The run key a token claims, if it is one of a task or a page."""
+    return int.from_bytes(token[1:9], "big")
+
+
+def scheduled_event_id_of(token: bytes) -> int:
+    """The scheduled event id a token claims, if it is one of an activity."""
+    return int.from_bytes(token[9:17], "big")
+
+
+class TaskToken(Struct, frozen=True, gc=False):
     """A workflow task or a direct query that was handed out."""
 
     is_query: bool
@@ -40,7 +69,7 @@ class TaskToken(NamedTuple):
     """Of the hand-out, or of the query."""
 
 
-class ActivityToken(NamedTuple):
+class ActivityToken(Struct, frozen=True, gc=False):
     """An attempt of an activity."""
 
     run_key: int
@@ -74,20 +103,32 @@ class Tokens:
     """Seals and opens tokens with one key."""
 
     def __init__(self, key: bytes) -> None:
-        self._mac = blake2b(key=key, digest_size=_MAC_BYTES)
+        self._key = key
+        self._begun: dict[str, blake2b] = {}
+        """Digests that have seen a namespace, to be copied."""
+
+    def _mac(self, namespace: str, body: bytes) -> bytes:
+        begun = self._begun.get(namespace)
+        if begun is None:
+            begun = self._begin(namespace)
+        mac = begun.copy()
+        mac.update(body)
+        return mac.digest()
+
+    def _begin(self, namespace: str) -> blake2b:
+        if len(self._begun) >= _NAMESPACES_KEPT:
+            self._begun.clear()
+        name = namespace.encode()
+        begun = blake2b(len(name).to_bytes(8, "big") + name, key=self._key, digest_size=_MAC_BYTES)
+        self._begun[namespace] = begun
+        return begun
 
     def _seal(self, namespace: str, body: bytes) -> bytes:
-        mac = self._mac.copy()
-        mac.update(body)
-        mac.update(namespace.encode())
-        return body + mac.digest()
+        return body + self._mac(namespace, body)
 
     def _open(self, namespace: str, token: bytes) -> bytes:
         body = token[:-_MAC_BYTES]
-        mac = self._mac.copy()
-        mac.update(body)
-        mac.update(namespace.encode())
-        if not body or not hmac.compare_digest(mac.digest(), token[-_MAC_BYTES:]):
+        if not body or not same(self._mac(namespace, body), token[-_MAC_BYTES:]):
             raise RpcError(
                 StatusCode.INVALID_ARGUMENT,
                 "the token was not issued by this service for this namespace; pass it back unchanged",

@@ -44,6 +44,7 @@ from perdure.engine.history.state import (
     TimerItem,
     WorkflowTaskLive,
 )
+from perdure.engine.history.terms import task_of
 from perdure.engine.history.transition import DEFAULT_LIMITS, Limits, Lineage, NextRun, Transition
 from perdure.engine.history.waking import wake
 from perdure.engine.history.workflow_task import (
@@ -104,6 +105,7 @@ __all__ = [
     "start_activity",
     "start_run",
     "start_workflow_task",
+    "task_of",
     "task_frames",
     "terminate",
     "visibility_row",

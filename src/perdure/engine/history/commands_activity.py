@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from msgspec import Struct
-
 from perdure.api import messages as m
-from perdure.engine.history import deadlines, events, evolve, failures, frames, pending, retrying
+from perdure.engine.history import deadlines, events, evolve, failures, frames, pending, terms
 from perdure.engine.history.planning import (
     BadCommand,
     Plan,
     check_name,
-    check_policy,
     check_size,
-    check_span,
     write,
 )
 from perdure.engine.history.recording import append_frame
@@ -28,25 +24,9 @@ _BAD_ACTIVITY = _C.WORKFLOW_TASK_FAILED_CAUSE_BAD_SCHEDULE_ACTIVITY_ATTRIBUTES
 _BAD_ACTIVITY_CANCEL = _C.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_ACTIVITY_ATTRIBUTES
 
 
-class _ActivityPlan(Struct):
-    """What a check has read from the command, so that it is read once."""
-
-    activity_id: str
-    activity_type: str
-    task_queue: str
-    timeouts_ms: tuple[int, int, int, int]
-    policy: retrying.Policy
-    adjusted: bool
-
-
-def check_schedule_activity(plan: Plan, attributes: m.ScheduleActivityTaskCommandAttributes) -> _ActivityPlan:
+def check_schedule_activity(plan: Plan, attributes: m.ScheduleActivityTaskCommandAttributes) -> terms.Asked:
     activity_id = attributes.activity_id
-    activity_type = attributes.activity_type.name
-    task_queue = attributes.task_queue.name
     check_name(plan, activity_id, "ActivityId", _BAD_ACTIVITY)
-    check_name(plan, activity_type, "ActivityType", _BAD_ACTIVITY)
-    if task_queue:
-        check_name(plan, task_queue, "TaskQueue", _BAD_ACTIVITY)
     known = plan.run.live.activity_ids
     if activity_id in plan.activity_ids or (
         activity_id in known and known[activity_id] not in plan.cancelled_activities
@@ -55,52 +35,25 @@ def check_schedule_activity(plan: Plan, attributes: m.ScheduleActivityTaskComman
             _C.WORKFLOW_TASK_FAILED_CAUSE_SCHEDULE_ACTIVITY_DUPLICATE_ID,
             f"an activity with id {activity_id!r} is pending already.",
         )
-    if len(known) + len(plan.activity_ids) >= plan.limits.pending_activities:
+    limits = plan.limits
+    if len(known) + len(plan.activity_ids) >= limits.pending_activities:
         raise BadCommand(
             _C.WORKFLOW_TASK_FAILED_CAUSE_PENDING_ACTIVITIES_LIMIT_EXCEEDED,
-            f"the number of pending activities has reached the limit of {plan.limits.pending_activities}.",
+            f"the number of pending activities has reached the limit of {limits.pending_activities}.",
         )
-    if plan.oversize:
+    state = plan.run.state
+    data = attributes.SerializeToString()
+    if len(data) > limits.blob_bytes:
         check_size(plan, attributes.input, "ScheduleActivityTaskCommandAttributes.Input", _BAD_ACTIVITY)
         check_size(plan, attributes.header, "ScheduleActivityTaskCommandAttributes.Header", _BAD_ACTIVITY)
-    has = attributes.HasField
-    policy = check_policy(attributes.retry_policy, _BAD_ACTIVITY) if has("retry_policy") else retrying.DEFAULT
-    given = (
-        check_span(attributes.schedule_to_close_timeout, "ScheduleToCloseTimeout", _BAD_ACTIVITY)
-        if has("schedule_to_close_timeout")
-        else 0,
-        check_span(attributes.schedule_to_start_timeout, "ScheduleToStartTimeout", _BAD_ACTIVITY)
-        if has("schedule_to_start_timeout")
-        else 0,
-        check_span(attributes.start_to_close_timeout, "StartToCloseTimeout", _BAD_ACTIVITY)
-        if has("start_to_close_timeout")
-        else 0,
-        check_span(attributes.heartbeat_timeout, "HeartbeatTimeout", _BAD_ACTIVITY) if has("heartbeat_timeout") else 0,
-    )
-    timeouts_ms = _activity_timeouts(given, plan.run.state.run_timeout_ms)
+    try:
+        asked = terms.read(data, state.task_queue, state.run_timeout_ms)
+    except terms.BadTerms as error:
+        raise BadCommand(_BAD_ACTIVITY, str(error)) from None
+    check_name(plan, asked.terms.activity_type, "ActivityType", _BAD_ACTIVITY)
+    check_name(plan, asked.terms.task_queue, "TaskQueue", _BAD_ACTIVITY)
     plan.activity_ids.add(activity_id)
-    return _ActivityPlan(activity_id, activity_type, task_queue, timeouts_ms, policy, timeouts_ms != given)
-
-
-def _activity_timeouts(given: tuple[int, int, int, int], run_timeout_ms: int) -> tuple[int, int, int, int]:
-    """The timeouts that hold: each bounded by the longer ones and by the run's; missing ones deduced."""
-    to_close, to_start, start_to_close, heartbeat = given
-    if start_to_close and not (to_close or run_timeout_ms):
-        if heartbeat <= start_to_close:
-            return given
-    elif to_close:
-        to_start = min(to_start or to_close, to_close)
-        start_to_close = min(start_to_close or to_close, to_close)
-    elif start_to_close:
-        to_close = run_timeout_ms
-        to_start = to_start or run_timeout_ms
-    else:
-        raise BadCommand(_BAD_ACTIVITY, "a valid StartToClose or ScheduleToCloseTimeout is not set on command.")
-    if run_timeout_ms:
-        to_close = min(to_close, run_timeout_ms)
-        to_start = min(to_start, run_timeout_ms)
-        start_to_close = min(start_to_close, run_timeout_ms)
-    return to_close, to_start, start_to_close, min(heartbeat, start_to_close)
+    return asked
 
 
 def schedule_activity(
@@ -108,42 +61,35 @@ def schedule_activity(
     transition: Transition,
     command: m.Command,
     attributes: m.ScheduleActivityTaskCommandAttributes,
-    prepared: _ActivityPlan,
+    asked: terms.Asked,
 ) -> None:
     run = plan.run
-    state = run.state
-    event_id = state.next_event_id
+    event_id = run.state.next_event_id
     now_ms = plan.now_ms
-    policy = prepared.policy
-    task_queue = prepared.task_queue
-    if prepared.adjusted or not task_queue or command.HasField("user_metadata") or command.event_group_markers:
-        task_queue = task_queue or state.task_queue
-        event = events.activity_scheduled(event_id, now_ms, attributes, policy.message, plan.completed_event_id)
-        events.set_activity_timeouts(event, prepared.timeouts_ms)
-        events.set_activity_queue(event, task_queue)
-        write(transition, command, event)
+    body = frames.activity_scheduled(event_id, now_ms, asked.event(plan.completed_event_id))
+    if command.HasField("user_metadata") or command.event_group_markers:
+        write(transition, command, m.HistoryEvent.FromString(body))
     else:
-        body = frames.activity_scheduled(event_id, now_ms, attributes, policy.data, plan.completed_event_id)
         append_frame(transition, frames.framed(body))
-        event = m.HistoryEvent.FromString(body)
-    to_close, to_start, start_to_close, heartbeat = prepared.timeouts_ms
+    agreed = asked.terms
+    to_close, to_start, start_to_close, heartbeat = agreed.timeouts_ms
     item = ActivityItem(
         event_id,
-        prepared.activity_id,
-        prepared.activity_type,
-        task_queue,
+        attributes.activity_id,
+        agreed.activity_type,
+        agreed.task_queue,
         now_ms,
         to_close,
         to_start,
         start_to_close,
         heartbeat,
-        policy.retry,
+        agreed.retry,
         1,
         0,
         now_ms,
     )
     pending.add_activity(run, item)
-    run.live.scheduled[event_id] = event
+    run.live.scheduled[event_id] = asked.task()
     transition.activities.append(event_id)
     if to_close or to_start:
         deadlines.push_activity(run, item)

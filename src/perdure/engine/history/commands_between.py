@@ -113,7 +113,7 @@ def check_signal(plan: Plan, attributes: m.SignalExternalWorkflowExecutionComman
     check_name(plan, attributes.execution.workflow_id, "Execution.WorkflowId", _BAD_SIGNAL)
     check_length(plan, attributes.execution.run_id, _BAD_SIGNAL)
     check_name(plan, attributes.signal_name, "SignalName", _BAD_SIGNAL)
-    if plan.oversize and attributes.input.ByteSize() > plan.limits.blob_bytes:
+    if attributes.input.ByteSize() > plan.limits.blob_bytes:
         raise BadCommand(
             _C.WORKFLOW_TASK_FAILED_CAUSE_BAD_SIGNAL_INPUT_SIZE,
             f"SignalExternalWorkflowExecutionCommandAttributes.Input exceeds {plan.limits.blob_bytes} bytes.",

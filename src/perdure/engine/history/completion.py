@@ -15,9 +15,10 @@ from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.api.durations import duration_ms
 from perdure.engine.history import closing, commands, evolve, failures, frames, workflow_task
+from perdure.engine.history.evolve import STATUS_RUNNING
 from perdure.engine.history.frames import framed
 from perdure.engine.history.planning import BadCommand, Plan
-from perdure.engine.history.recording import append_frame, flush
+from perdure.engine.history.recording import flush
 from perdure.engine.history.state import Run, WorkflowTaskLive
 from perdure.engine.history.transition import Limits, Transition
 
@@ -43,15 +44,7 @@ def complete_workflow_task(
     if task is None:
         raise RpcError(StatusCode.NOT_FOUND, "workflow task not found: it has timed out or was completed")
     transition = Transition(run, now_ms)
-    plan = Plan(
-        run,
-        limits,
-        now_ms,
-        request.ByteSize() > limits.blob_bytes,
-        request.identity,
-        new_id,
-        len(run.state.buffered),
-    )
+    plan = Plan(run, limits, now_ms, request.identity, new_id, len(run.state.buffered))
     try:
         if request.messages:
             raise BadCommand(_BAD_MESSAGE, "updates are not supported by this server.")
@@ -65,8 +58,8 @@ def complete_workflow_task(
     _write_completed(transition, task, request, plan)
     for apply, command, attributes, prepared in steps:
         apply(plan, transition, command, attributes, prepared)
-    if run.is_open:
-        flushed = flush(transition)
+    if run.state.status == STATUS_RUNNING:
+        flushed = run.state.buffered and flush(transition)
         if flushed or request.force_create_new_workflow_task:
             workflow_task.schedule(transition)
         _check_history_size(transition, limits)
@@ -78,12 +71,19 @@ def _write_completed(
 ) -> None:
     run = transition.run
     state = run.state
-    run.live.task = None
-    workflow_task.write_started(transition, task)
-    run.live.frames = []
-    event_id = state.next_event_id
-    body = frames.task_completed(event_id, transition.now_ms, task.scheduled_event_id, task.started_event_id, request)
-    append_frame(transition, framed(body))
+    live = run.live
+    now_ms = transition.now_ms
+    live.task = None
+    event_id = task.started_event_id + 1
+    body = frames.task_completed(event_id, now_ms, task.scheduled_event_id, task.started_event_id, request)
+    completed = framed(body)
+    written = [task.started_frame, completed]
+    if task.scheduled_frame:
+        written.insert(0, task.scheduled_frame)
+    transition.frames = written
+    live.frames = [completed]
+    state.next_event_id = event_id + 1
+    state.history_bytes += sum(map(len, written))
     evolve.apply_task_completed(state, event_id, task.started_event_id)
     plan.completed_event_id = event_id
     if request.HasField("sticky_attributes"):

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from typing import Final
 
 from perdure.api import messages as m
-from perdure.api.durations import set_duration_ms
 
 DEFERRED: Final = -1
 
@@ -317,20 +316,6 @@ def activity_scheduled(
     attributes.retry_policy.CopyFrom(retry_policy)
     attributes.workflow_task_completed_event_id = completed_event_id
     return event
-
-
-def set_activity_timeouts(event: m.HistoryEvent, timeouts_ms: tuple[int, int, int, int]) -> None:
-    """Put the timeouts that hold (schedule-to-close, schedule-to-start, start-to-close, heartbeat) into the event."""
-    attributes = event.activity_task_scheduled_event_attributes
-    set_duration_ms(attributes.schedule_to_close_timeout, timeouts_ms[0])
-    set_duration_ms(attributes.schedule_to_start_timeout, timeouts_ms[1])
-    set_duration_ms(attributes.start_to_close_timeout, timeouts_ms[2])
-    set_duration_ms(attributes.heartbeat_timeout, timeouts_ms[3])
-
-
-def set_activity_queue(event: m.HistoryEvent, task_queue: str) -> None:
-    """Put in the queue an activity runs on where its command named none."""
-    event.activity_task_scheduled_event_attributes.task_queue.name = task_queue
 
 
 def activity_started(

@@ -16,66 +16,27 @@ from functools import lru_cache
 from typing import Final
 
 from perdure.api import messages as m
+from perdure.api.wire import text, timestamp, varint
 from perdure.engine.history import events
 
-_SMALL: Final = tuple(
-    bytes((number,)) if number < 128 else bytes((number & 127 | 128, number >> 7)) for number in range(2048)
-)
-_NUMBERS_KEPT: Final = 16_384
 _STRINGS_KEPT: Final = 4096
-_INSTANTS_KEPT: Final = 256
-
-
-@lru_cache(maxsize=_NUMBERS_KEPT)
-def varint(number: int) -> bytes:
-    """A number as protobuf writes int64: seven bits a byte, the low ones first."""
-    number &= 0xFFFF_FFFF_FFFF_FFFF
-    data = bytearray()
-    while number > 127:
-        data.append(number & 127 | 128)
-        number >>= 7
-    data.append(number)
-    return bytes(data)
 
 
 def _type(event_type: m.EventType.ValueType) -> bytes:
     return b"\x18" + varint(event_type)
 
 
-@lru_cache(maxsize=_INSTANTS_KEPT)
-def _time(at_ms: int) -> bytes:
-    """Field 2, the event's time."""
-    seconds = at_ms // 1000
-    nanos = at_ms % 1000 * 1_000_000
-    data = b""
-    if seconds:
-        data += b"\x08" + varint(seconds)
-    if nanos:
-        data += b"\x10" + varint(nanos)
-    return b"\x12" + varint(len(data)) + data
-
-
-@lru_cache(maxsize=_STRINGS_KEPT)
-def _string(tag: bytes, text: str) -> bytes:
-    if not text:
-        return b""
-    data = text.encode()
-    return tag + varint(len(data)) + data
-
-
 def _body(event_id: int, at_ms: int, event_type: bytes, tag: bytes, attributes: bytes) -> bytes:
-    size = len(attributes)
-    length = _SMALL[size] if size < 2048 else varint(size)
+    length = varint(len(attributes))
     if not event_id:
-        return _time(at_ms) + event_type + tag + length + attributes
-    number = _SMALL[event_id] if event_id < 2048 else varint(event_id)
-    return b"\x08" + number + _time(at_ms) + event_type + b"\x28" + number + tag + length + attributes
+        return b"\x12" + timestamp(at_ms) + event_type + tag + length + attributes
+    number = varint(event_id)
+    return b"".join((b"\x08", number, b"\x12", timestamp(at_ms), event_type, b"\x28", number, tag, length, attributes))
 
 
 def framed(body: bytes) -> bytes:
     """A body as a frame of a serialized History."""
-    size = len(body)
-    return b"\x0a" + (_SMALL[size] if size < 2048 else varint(size)) + body
+    return b"\x0a" + varint(len(body)) + body
 
 
 _TASK_SCHEDULED: Final = _type(m.EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED)
@@ -113,7 +74,7 @@ def task_started(
             event_id, at_ms, scheduled_event_id, identity, request_id, history_bytes, suggest_reasons
         ).SerializeToString()
     request = request_id.encode()
-    attributes = b"\x08" + varint(scheduled_event_id) + _string(b"\x12", identity)
+    attributes = b"\x08" + varint(scheduled_event_id) + text(b"\x12", identity)
     if request:
         attributes += b"\x1a" + varint(len(request)) + request
     if history_bytes:
@@ -135,7 +96,7 @@ def task_completed(
     ):
         return events.task_completed(event_id, at_ms, scheduled_event_id, started_event_id, request).SerializeToString()
     attributes = (
-        b"\x08" + varint(scheduled_event_id) + b"\x10" + varint(started_event_id) + _string(b"\x1a", request.identity)
+        b"\x08" + varint(scheduled_event_id) + b"\x10" + varint(started_event_id) + text(b"\x1a", request.identity)
     )
     if request.HasField("sdk_metadata"):
         metadata = request.sdk_metadata.SerializeToString()
@@ -143,38 +104,15 @@ def task_completed(
     return _body(event_id, at_ms, _TASK_COMPLETED, b"\x62", attributes)
 
 
-def activity_scheduled(
-    event_id: int,
-    at_ms: int,
-    command: m.ScheduleActivityTaskCommandAttributes,
-    retry_policy: bytes,
-    completed_event_id: int,
-) -> bytes:
-    """The command's own bytes with two fields exchanged; see `events.activity_scheduled`.
-
-    The two come last, after fields of higher numbers, which parsers must and do accept.
-    """
-    if command.HasField("retry_policy") or command.request_eager_execution:
-        shared = m.ScheduleActivityTaskCommandAttributes()
-        shared.CopyFrom(command)
-        shared.ClearField("retry_policy")
-        shared.ClearField("request_eager_execution")
-        command = shared
-    attributes = (
-        command.SerializeToString()
-        + b"\x58"
-        + varint(completed_event_id)
-        + b"\x62"
-        + varint(len(retry_policy))
-        + retry_policy
-    )
+def activity_scheduled(event_id: int, at_ms: int, attributes: bytes) -> bytes:
+    """With attributes as `terms.Command` makes them."""
     return _body(event_id, at_ms, _ACTIVITY_SCHEDULED, b"\x7a", attributes)
 
 
 def activity_started(
     event_id: int, at_ms: int, scheduled_event_id: int, identity: str, attempt: int, last_failure: bytes
 ) -> bytes:
-    attributes = b"\x08" + varint(scheduled_event_id) + _string(b"\x12", identity) + b"\x20" + varint(attempt)
+    attributes = b"\x08" + varint(scheduled_event_id) + text(b"\x12", identity) + b"\x20" + varint(attempt)
     if last_failure:
         attributes += b"\x2a" + varint(len(last_failure)) + last_failure
     return _body(event_id, at_ms, _ACTIVITY_STARTED, b"\x82\x01", attributes)
@@ -188,5 +126,5 @@ def activity_completed(
         attributes = b"\x0a" + varint(len(data)) + data + b"\x10" + varint(scheduled_event_id)
     else:
         attributes = b"\x10" + varint(scheduled_event_id)
-    attributes += b"\x18" + varint(started_event_id) + _string(b"\x22", identity)
+    attributes += b"\x18" + varint(started_event_id) + text(b"\x22", identity)
     return _body(event_id, at_ms, _ACTIVITY_COMPLETED, b"\x8a\x01", attributes)

@@ -36,8 +36,6 @@ class Plan(Struct):
     run: Run
     limits: Limits
     now_ms: int
-    oversize: bool
-    """The request is so large that single parts of it must be measured."""
     identity: str
     new_id: Callable[[], str]
     buffered: int
@@ -91,7 +89,7 @@ def check_length(plan: Plan, name: str, cause: Cause) -> None:
 
 
 def check_size(plan: Plan, part: Message, what: str, cause: Cause) -> None:
-    if plan.oversize and part.ByteSize() > plan.limits.blob_bytes:
+    if part.ByteSize() > plan.limits.blob_bytes:
         raise BadCommand(cause, f"{what} exceeds size limit of {plan.limits.blob_bytes} bytes.")
 
 

@@ -18,8 +18,6 @@ from enum import IntEnum
 
 from msgspec import Struct
 
-from perdure.api import messages as m
-
 __all__ = [
     "ActivityItem",
     "ActivityLive",
@@ -246,8 +244,7 @@ class RunState(Struct, array_like=True):
     """Serialized WorkflowExecutionStartedEventAttributes, kept only where a retry policy may need them again."""
 
 
-@dataclass(slots=True)
-class WorkflowTaskLive:
+class WorkflowTaskLive(Struct, gc=False):
     """A workflow task that a worker holds now."""
 
     scheduled_event_id: int
@@ -264,13 +261,14 @@ class WorkflowTaskLive:
     speculative: bool = False
 
 
-@dataclass(slots=True)
-class ActivityLive:
+class ActivityLive(Struct, gc=False):
     """An attempt of an activity that a worker holds now."""
 
     started_at_ms: int
     identity: str
     last_heartbeat_at_ms: int
+    token: bytes = b""
+    """What its worker shows when it reports."""
 
 
 @dataclass(slots=True)
@@ -280,8 +278,8 @@ class Live:
     task: WorkflowTaskLive | None = None
     activities: dict[int, ActivityLive] = field(default_factory=dict[int, ActivityLive])
     """By scheduled event id."""
-    scheduled: dict[int, m.HistoryEvent] = field(default_factory=dict[int, m.HistoryEvent])
-    """Scheduled events of activities not yet handed out for the first time, so that no read is needed."""
+    scheduled: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    """What the Scheduled events of activities tell their workers (see `terms`), so that no read is needed."""
     deadlines: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
     """Heap of (due_ms, kind, event_id); entries may be stale and are checked against the state when they come up."""
     activity_ids: dict[str, int] = field(default_factory=dict[str, int])

@@ -70,7 +70,7 @@ def ready(run: Run, now_ms: int) -> bool:
 
 def start(
     run: Run, *, identity: str, request_id: str, sticky: bool, limits: Limits = DEFAULT_LIMITS, now_ms: int
-) -> None:
+) -> WorkflowTaskLive:
     """Hand out the pending workflow task (precondition: `ready`); sets run.live.task."""
     if not ready(run, now_ms):
         raise RpcError(StatusCode.NOT_FOUND, "workflow task not found: it is handed out, done, or not yet due")
@@ -95,7 +95,7 @@ def start(
     if started_id >= limits.history_events_suggest or state.history_bytes >= limits.history_bytes_suggest:
         suggest = _reasons(run, limits)
     body = frames.task_started(started_id, now_ms, scheduled_id, identity, request_id, state.history_bytes, suggest)
-    run.live.task = WorkflowTaskLive(
+    task = run.live.task = WorkflowTaskLive(
         scheduled_id,
         started_id,
         attempt,
@@ -107,6 +107,7 @@ def start(
         framed(body),
         sticky,
     )
+    return task
 
 
 def _reasons(run: Run, limits: Limits) -> list[m.SuggestContinueAsNewReason.ValueType]:

@@ -17,7 +17,9 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from perdure.engine.clock import Clock, Handle
@@ -28,7 +30,7 @@ __all__ = ["ActivityTask", "Matching", "Poller", "QueryTask", "Task", "TaskQueue
 _NEVER_MS = -(1 << 62)
 
 
-class WorkflowTask(NamedTuple):
+class WorkflowTask(Struct, frozen=True, gc=False):
     """A workflow task that may be handed out."""
 
     run_key: int
@@ -37,14 +39,14 @@ class WorkflowTask(NamedTuple):
     """When it leaves a sticky queue; 0 in normal queues."""
 
 
-class QueryTask(NamedTuple):
+class QueryTask(Struct, frozen=True):
     """A direct query."""
 
     query: PendingQuery
     expires_ms: int = 0
 
 
-class ActivityTask(NamedTuple):
+class ActivityTask(Struct, frozen=True, gc=False):
     """An attempt of an activity that may be handed out."""
 
     run_key: int

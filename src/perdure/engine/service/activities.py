@@ -12,7 +12,7 @@ from perdure.engine.history import Transition
 from perdure.engine.matching.queue import ActivityTask, Task, TaskQueue
 from perdure.engine.service.base import ServiceTopic, invalid
 from perdure.engine.slot import HeldActivity, Slot
-from perdure.engine.tokens import ActivityToken
+from perdure.engine.tokens import ActivityToken, run_key_of, same, scheduled_event_id_of
 
 __all__ = ["ActivityTopic"]
 
@@ -68,8 +68,24 @@ class ActivityTopic(ServiceTopic):
 
     # -- by token --------------------------------------------------------------------------------------------------
 
+    def _held_attempt(self, namespace: str, task_token: bytes) -> tuple[Slot, ActivityToken] | None:
+        """The attempt whose hand-out this engine remembers."""
+        slot = self.cache.loaded.get(run_key_of(task_token))
+        if slot is None or slot.run.state.namespace != namespace:
+            return None
+        event_id = scheduled_event_id_of(task_token)
+        live = slot.run.live.activities.get(event_id)
+        if live is None or not same(live.token, task_token):
+            return None
+        item = slot.run.state.items[event_id]
+        assert isinstance(item, history.ActivityItem), "only activities are handed out as such"
+        return slot, ActivityToken(slot.key, event_id, item.attempt)
+
     async def _by_token(self, namespace: str, task_token: bytes) -> tuple[Slot, ActivityToken]:
         self.check(namespace)
+        held = self._held_attempt(namespace, task_token)
+        if held is not None:
+            return held
         token = self.tokens.open_activity(namespace, task_token)
         slot = self.cache.loaded.get(token.run_key) or await self.cache.get(token.run_key)
         return slot, token
@@ -100,9 +116,10 @@ class ActivityTopic(ServiceTopic):
     ) -> m.RespondActivityTaskCompletedResponse:
         """Raises RpcError NOT_FOUND (stale), INVALID_ARGUMENT (token)."""
         # What every step does is written out here: each coroutine less counts.
-        self.check(request.namespace)
-        token = self.tokens.open_activity(request.namespace, request.task_token)
-        slot = self.cache.loaded.get(token.run_key) or await self.cache.get(token.run_key)
+        namespace = request.namespace
+        self.check(namespace)
+        task_token = request.task_token
+        slot, token = self._held_attempt(namespace, task_token) or await self._by_token(namespace, task_token)
         self._remember(slot, token)
         try:
             transition = history.complete_activity(

@@ -44,8 +44,8 @@ class ServiceTopic:
 
     def check(self, namespace: str) -> None:
         """Every call begins here. Raises RpcError: the engine does not run; NOT_FOUND, no such namespace."""
-        self.engine.check_running()
-        if namespace not in self.namespaces.by_name:
+        if not self.engine.running or namespace not in self.namespaces.by_name:
+            self.engine.check_running()
             self.namespaces.get(namespace)
 
     async def transact(self, slot: Slot, decision: Callable[..., Transition], /, *args: Any, **kwargs: Any) -> None:

@@ -12,6 +12,7 @@ from perdure.engine.matching.queue import QueryTask, Task, TaskQueue, WorkflowTa
 from perdure.engine.queries import PendingQuery
 from perdure.engine.service.base import ServiceTopic, invalid
 from perdure.engine.slot import Slot
+from perdure.engine.tokens import run_key_of, same
 
 __all__ = ["WorkflowTaskTopic"]
 
@@ -29,13 +30,16 @@ class WorkflowTaskTopic(ServiceTopic):
         Raises:
             RpcError: NOT_FOUND (namespace), INVALID_ARGUMENT.
         """
-        self.check(request.namespace)
-        name = request.task_queue.name
+        namespace = request.namespace
+        self.check(namespace)
+        task_queue = request.task_queue
+        name = task_queue.name
         if not name:
             raise invalid("the task queue has no name")
-        queue = self.matching.workflow_queue(request.namespace, name)
+        queue = self.matching.workflow_queue(namespace, name)
         queue.last_poll_ms = self.clock.now_ms()
-        sticky = request.task_queue.kind == _STICKY
+        sticky = task_queue.kind == _STICKY
+        identity = request.identity
         worker_key = request.worker_instance_key
         until_s = 0.0
         while not (worker_key and self.matching.is_shut(worker_key)):
@@ -45,10 +49,14 @@ class WorkflowTaskTopic(ServiceTopic):
                 left_s = until_s - self.clock.monotonic_s()
                 if left_s <= 0:
                     break
-                task = await queue.wait(left_s, request.identity, worker_key)
+                task = await queue.wait(left_s, identity, worker_key)
                 if task is None:
                     break
-            response = await self._take_workflow_task(queue, task, request.identity, sticky)
+            response = None
+            if self.in_process and isinstance(task, WorkflowTask):
+                response = self.hand_out.workflow_task_nowait(queue, task, sticky=sticky, identity=identity)
+            if response is None:
+                response = await self._take_workflow_task(queue, task, identity, sticky)
             if response is not None:
                 return response
         self.engine.check_not_failed()
@@ -73,17 +81,18 @@ class WorkflowTaskTopic(ServiceTopic):
 
     def _held(self, namespace: str, token: bytes) -> Slot:
         """The run whose workflow task the caller holds. Raises RpcError NOT_FOUND, INVALID_ARGUMENT."""
-        run_key, number = self._opened(namespace, token)
-        slot = self.cache.loaded.get(run_key)
-        if slot is None or slot.handout != number or slot.run.live.task is None:
-            raise RpcError(StatusCode.NOT_FOUND, "workflow task not found: it was completed, timed out, or taken over")
-        return slot
-
-    def _opened(self, namespace: str, token: bytes) -> tuple[int, int]:
-        is_query, run_key, number = self.tokens.open_task(namespace, token)
-        if is_query:
+        slot = self.cache.loaded.get(run_key_of(token))
+        if (
+            slot is not None
+            and slot.run.live.task is not None
+            and same(slot.token, token)
+            and slot.run.state.namespace == namespace
+        ):
+            return slot
+        opened = self.tokens.open_task(namespace, token)
+        if opened.is_query:
             raise invalid("the token is that of a query task; answer it with RespondQueryTaskCompleted")
-        return run_key, number
+        raise RpcError(StatusCode.NOT_FOUND, "workflow task not found: it was completed, timed out, or taken over")
 
     async def respond_workflow_task_completed(
         self, request: m.RespondWorkflowTaskCompletedRequest
@@ -93,28 +102,29 @@ class WorkflowTaskTopic(ServiceTopic):
         Raises:
             RpcError: NOT_FOUND, the token is stale; INVALID_ARGUMENT, bad commands or UnhandledCommand.
         """
-        self.check(request.namespace)
+        namespace = request.namespace
+        self.check(namespace)
         shard = self.shard
-        slot = self._held(request.namespace, request.task_token)
+        slot = self._held(namespace, request.task_token)
         transition = history.complete_workflow_task(
-            slot.run, request, limits=self.limits, new_id=shard.ids.new_id, now_ms=shard.clock.now_ms()
+            slot.run, request, limits=self.limits, new_id=shard.ids.new_id, now_ms=self.clock.now_ms()
         )
+        error = transition.error
         answered: list[PendingQuery] = []
-        if slot.queries and transition.error is None:
+        if slot.queries and error is None:
             answered = self._answered(slot, request)
-        wants_next = request.return_new_workflow_task and transition.error is None
-        group = shard.apply(slot, transition, offer=not wants_next)
-        durable = group.durable()
+        wants_next = error is None and request.return_new_workflow_task
+        durable = shard.apply(slot, transition, offer=not wants_next).durable()
         if answered:
             durable.add_done_callback(partial(_answer, answered, request))
         response = m.RespondWorkflowTaskCompletedResponse()
-        if wants_next and history.workflow_task_ready(slot.run, shard.clock.now_ms()):
+        if wants_next and transition.workflow_task:
             sticky = bool(slot.run.state.sticky_queue)
             following = self.hand_out.start(slot, sticky=sticky, identity=request.identity)
             response.workflow_task.CopyFrom(following)
         await durable
-        if transition.error is not None:
-            raise transition.error
+        if error is not None:
+            raise error
         return response
 
     def _answered(self, slot: Slot, request: m.RespondWorkflowTaskCompletedRequest) -> list[PendingQuery]:

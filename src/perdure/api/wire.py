@@ -1,0 +1,53 @@
+"""Fields of messages as protobuf writes them, for the few messages that are assembled as bytes.
+
+A field is its tag (``number << 3 | wire type``), for what has a length its length, and its content
+(https://protobuf.dev/programming-guides/encoding/). Fields that are joined make a message; repeated ones merge.
+Messages every step needs are made so, in half the time that building them costs: most of a message's cost is one
+small call for each of its fields.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+__all__ = ["sized", "text", "timestamp", "varint"]
+
+_NUMBERS_KEPT: Final = 16_384
+_TEXTS_KEPT: Final = 4096
+_INSTANTS_KEPT: Final = 256
+
+
+@lru_cache(maxsize=_NUMBERS_KEPT)
+def varint(number: int) -> bytes:
+    """A number as an int64: seven bits a byte, the low ones first."""
+    number &= 0xFFFF_FFFF_FFFF_FFFF
+    data = bytearray()
+    while number > 127:
+        data.append(number & 127 | 128)
+        number >>= 7
+    data.append(number)
+    return bytes(data)
+
+
+def sized(data: bytes) -> bytes:
+    """The content of a bytes or message field, with its length before it."""
+    return varint(len(data)) + data
+
+
+@lru_cache(maxsize=_TEXTS_KEPT)
+def text(tag: bytes, value: str) -> bytes:
+    """A string field; nothing when it is empty."""
+    return tag + sized(value.encode()) if value else b""
+
+
+@lru_cache(maxsize=_INSTANTS_KEPT)
+def timestamp(at_ms: int) -> bytes:
+    """The content of a Timestamp field, with its length before it."""
+    seconds, ms = divmod(at_ms, 1000)
+    data = b""
+    if seconds:
+        data += b"\x08" + varint(seconds)
+    if ms:
+        data += b"\x10" + varint(ms * 1_000_000)
+    return sized(data)
