@@ -120,6 +120,10 @@ class Lease:
         """Whether releasing it stops the engine."""
         return self._running is not None and self._running.leases == 1
 
+    async def wait_failed(self) -> RpcError:
+        """Wait until the engine has failed for good; the error every call gets from then on."""
+        return await self.engine.wait_failed()
+
     async def release(self) -> None:
         """Give it back; the last one stops the engine. Harmless to repeat."""
         running, self._running = self._running, None

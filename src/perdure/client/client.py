@@ -6,6 +6,7 @@ by hand is given one. Every call either returns or raises an error of `perdure.c
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -22,6 +23,7 @@ from perdure.client.descriptions import (
     WorkflowExecutionCount,
     WorkflowExecutionCountAggregationGroup,
 )
+from perdure.client.errors import translate
 from perdure.client.handle import WorkflowHandle
 from perdure.client.options import (
     DEFAULT_TASK_QUEUE,
@@ -33,6 +35,7 @@ from perdure.client.options import (
     workflow_target,
 )
 from perdure.converter import CodecService, DataConverter, default
+from perdure.exceptions import PerdureError
 
 __all__ = ["Client"]
 
@@ -117,6 +120,18 @@ class Client:
     def is_last(self) -> bool:
         """Whether closing this client stops the engine of its target."""
         return self._lease is not None and self._lease.is_last
+
+    async def wait_failed(self) -> PerdureError:
+        """Wait until the target's engine has failed for good, e.g. because its disk has; answers why.
+
+        Ends never for a client that was made of a service by hand.
+        """
+        if self._lease is None:
+            return await asyncio.get_running_loop().create_future()
+        refusal = await self._lease.wait_failed()
+        error = translate(refusal)
+        error.__cause__ = refusal
+        return error
 
     async def close(self) -> None:
         """Let go of the target's engine; the last client to do so stops it. Harmless to repeat."""

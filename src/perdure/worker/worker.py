@@ -144,6 +144,7 @@ class Worker:
         self._failure: BaseException | None = None
         self._ending: asyncio.Event | None = None
         self._stop_task: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._block_task: asyncio.Task[Any] | None = None
         self._block_cancelled = False
 
@@ -211,10 +212,15 @@ class Worker:
             self._ending = None
             raise translate(error) from error
         self._parts()
+        self._watch = asyncio.get_running_loop().create_task(self._watch_engine(), name="perdure-worker-watch")
         if self._workflow_tasks is not None:
             self._workflow_tasks.start()
         if self._activity_tasks is not None:
             self._activity_tasks.start()
+
+    async def _watch_engine(self) -> None:
+        """An engine that has stopped for good would be polled for ever."""
+        self._fail(await self.client.wait_failed())
 
     def _fail(self, error: BaseException) -> None:
         """Polling is pointless from now on."""
@@ -259,6 +265,8 @@ class Worker:
     shutdown = stop
 
     async def _stop(self, hand_back: bool) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
         for part in (self._workflow_tasks, self._activity_tasks):
             if part is not None:
                 part.stop_polling()

@@ -13,8 +13,9 @@ import pytest
 import perdure
 from perdure import activity, workflow
 from perdure.api import RpcError, StatusCode
-from perdure.client import InvalidRequestError
+from perdure.client import InvalidRequestError, ServiceUnavailableError
 from perdure.exceptions import DefinitionError
+from perdure.local import open_service
 
 LATCH: dict[str, asyncio.Event] = {}
 
@@ -126,6 +127,15 @@ async def test_a_worker_that_fails_ends_the_block() -> None:
             assert app.worker is not None
             app.worker._fail(RpcError(StatusCode.INVALID_ARGUMENT, "broken for good"))
             await asyncio.Event().wait()
+
+
+async def test_an_engine_that_fails_ends_the_block(tmp_path: Path) -> None:
+    lease = await open_service(tmp_path / "a.db")
+    with pytest.raises(ServiceUnavailableError, match="check the disk"):
+        async with perdure.open(tmp_path / "a.db", workflows=[greeting], activities=[greet]):
+            lease.engine._fail(RpcError(StatusCode.UNAVAILABLE, "check the disk"))
+            await asyncio.Event().wait()
+    await lease.release()
 
 
 async def test_an_error_in_the_block_is_the_callers() -> None:
