@@ -1,8 +1,8 @@
 """Processes that die: a real worker, client and engine on an event loop whose time is virtual.
 
-`Lives` is what outlasts them: the durable state, the time, and the outside world's ledger. `Lives.play` runs a story (an
-async function that may be run again from its beginning) in a process of its own; when the engine of that process dies,
-everything in it is dropped, half-done as it is, and the story begins again in the next process on what is durable.
+`Lives` is what outlasts them: the durable state, the time, and the outside world's ledger. `Lives.play` runs a story
+(an async function that may be run again from its beginning) in a process of its own; when the engine of that process
+dies, everything in it is dropped, half-done as it is, and the story begins again in the next one on what is durable.
 
 Time is the event loop's: `VirtualLoop` jumps to the next timer when nothing is left to do, so that timers of the
 engine, waits of the worker and sleeps of activities all live in the same time, and years pass at once. A loop that
@@ -79,6 +79,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._jumping = _Jumping()
         self._jumping.now_s = now_s
         super().__init__(self._jumping)
+        # A timer is due when it lies before now + resolution, which a nanosecond is too small for after half a year.
+        self._clock_resolution = 1e-4
 
     def time(self) -> float:
         return self._jumping.now_s
