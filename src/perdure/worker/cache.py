@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 
-from perdure.api import messages as m
 from perdure.replay.run import WorkflowRun
+from perdure.worker.steps import RunningSteps
 
 __all__ = ["CachedRun", "RunCache"]
 
@@ -21,7 +21,7 @@ class CachedRun:
 
     Attributes:
         run: its replay.
-        steps: running `workflow.step` functions by step id; cancelled with the entry.
+        steps: its `workflow.step` functions that are under way; cancelled with the entry.
         size_bytes: what the cache counts for it.
         busy: somebody uses it.
     """
@@ -31,7 +31,7 @@ class CachedRun:
     def __init__(self, run_id: str, run: WorkflowRun) -> None:
         self.run_id = run_id
         self.run = run
-        self.steps: dict[str, asyncio.Task[tuple[m.Payload | None, m.Failure | None]]] = {}
+        self.steps = RunningSteps()
         self.size_bytes = 0
         self.busy = False
         self._free: asyncio.Event | None = None
@@ -52,9 +52,7 @@ class CachedRun:
 
     def close(self) -> None:
         """Let go of everything. Harmless to repeat."""
-        for step in self.steps.values():
-            step.cancel()
-        self.steps.clear()
+        self.steps.cancel_all()
         self.run.close()
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from collections import deque
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +22,7 @@ from perdure.exceptions import ApplicationError
 from perdure.replay.outcome import StepCall
 from perdure.worker.threads import Threads
 
-__all__ = ["StepOutcome", "run_step"]
+__all__ = ["RunningSteps", "StepOutcome", "run_step"]
 
 _logger = logging.getLogger("perdure.worker")
 
@@ -28,6 +30,74 @@ StepOutcome = tuple[m.Payload | None, m.Failure | None]
 """A result or a failure."""
 
 _DEFAULT_MAX_INTERVAL_FACTOR = 100
+
+
+class RunningSteps:
+    """The steps of one run that are under way, or whose outcome has not been fetched yet."""
+
+    __slots__ = ("_ended", "_newest", "_running", "_waiter")
+
+    def __init__(self) -> None:
+        self._running: dict[str, asyncio.Task[StepOutcome]] = {}
+        self._ended: deque[str] = deque()
+        self._newest = ""
+        self._waiter: asyncio.Future[bool] | None = None
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def keep(self, calls: Sequence[StepCall], threads: Threads, converter: DataConverter) -> None:
+        """Begin the steps asked for that are not running, abandon running ones no longer asked for."""
+        newest = calls[-1].step_id
+        if newest == self._newest and len(calls) == len(self._running):
+            # A run lists its steps in the order it asked for them, so these are the very ones.
+            return
+        self._newest = newest
+        wanted = {call.step_id for call in calls}
+        for step_id in self._running.keys() - wanted:
+            self._running.pop(step_id).cancel()
+        loop = asyncio.get_running_loop()
+        for call in calls:
+            if call.step_id not in self._running:
+                step = loop.create_task(run_step(call, threads, converter), name=f"perdure-step-{call.name}")
+                self._running[call.step_id] = step
+                step.add_done_callback(partial(self._on_end, call.step_id))
+
+    def _on_end(self, step_id: str, step: asyncio.Task[StepOutcome]) -> None:
+        if self._running.get(step_id) is step:
+            self._ended.append(step_id)
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(True)
+
+    async def next_ended(self, deadline: float) -> tuple[str, StepOutcome] | None:
+        """The id and outcome of a step that has ended, in order of ending; None if none has by then (loop time)."""
+        loop = asyncio.get_running_loop()
+        while True:
+            while self._ended:
+                step_id = self._ended.popleft()
+                step = self._running.pop(step_id, None)
+                if step is not None:
+                    return step_id, step.result()
+            self._waiter = loop.create_future()
+            timer = loop.call_at(deadline, _set_unless_done, self._waiter)
+            try:
+                if not await self._waiter:
+                    return None
+            finally:
+                timer.cancel()
+                self._waiter = None
+
+    def cancel_all(self) -> None:
+        """Abandon all. Harmless to repeat."""
+        running, self._running = self._running, {}
+        self._ended.clear()
+        for step in running.values():
+            step.cancel()
+
+
+def _set_unless_done(waiter: asyncio.Future[bool]) -> None:
+    if not waiter.done():
+        waiter.set_result(False)
 
 
 async def run_step(call: StepCall, threads: Threads, converter: DataConverter) -> StepOutcome:

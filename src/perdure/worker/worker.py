@@ -74,6 +74,7 @@ class Worker:
         max_concurrent_activities: most activities at once.
         max_concurrent_workflow_tasks: most workflow tasks at once.
         max_cached_workflow_bytes: bound of the workflows kept in memory between tasks, estimated; 0 keeps none.
+            The default holds some 2,500 small ones; a workflow that has left is replayed for its next task.
         max_process_activities: most activities with ``executor="process"`` at once, each in a process.
         activity_executor: runs plain activity functions; a pool of threads by default.
         graceful_shutdown_timeout: how long running activities may go on after `stop` was called.
@@ -95,7 +96,7 @@ class Worker:
         identity: str | None = None,
         max_concurrent_activities: int = 200,
         max_concurrent_workflow_tasks: int = 200,
-        max_cached_workflow_bytes: int = 256 * 1024 * 1024,
+        max_cached_workflow_bytes: int = 16 * 1024 * 1024,
         max_process_activities: int = 2,
         activity_executor: Executor | None = None,
         graceful_shutdown_timeout: timedelta = timedelta(),

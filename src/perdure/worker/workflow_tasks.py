@@ -22,7 +22,7 @@ from perdure.api.durations import ms_of_timedelta, set_duration_ms
 from perdure.converter import DataConverter
 from perdure.exceptions import ApplicationError
 from perdure.replay.definition import WorkflowDefinition
-from perdure.replay.outcome import Outcome, StepCall, StepsNeeded, TaskCompleted, TaskFailed
+from perdure.replay.outcome import Outcome, StepsNeeded, TaskCompleted, TaskFailed
 from perdure.replay.ports import Guard
 from perdure.replay.run import WorkflowRun
 from perdure.worker.cache import CachedRun, RunCache
@@ -30,7 +30,6 @@ from perdure.worker.pollers import PollerPool
 from perdure.worker.registry import unknown_workflow_message
 from perdure.worker.service_calls import respond, respond_again
 from perdure.worker.slots import Slots
-from perdure.worker.steps import run_step
 from perdure.worker.threads import Threads
 
 __all__ = ["WorkflowTaskWorker"]
@@ -319,36 +318,13 @@ class WorkflowTaskWorker:
         deadline = now + _DEFAULT_TASK_TIMEOUT_S * _SHARE_OF_TASK_FOR_STEPS
         outcome: Outcome = needed
         while isinstance(outcome, StepsNeeded):
-            finished = await self._next_step(entry, outcome, deadline)
-            if finished is None:
+            entry.steps.keep(outcome.calls, self._threads, self._converter)
+            ended = await entry.steps.next_ended(deadline)
+            if ended is None:
                 return entry.run.suspend_steps()
-            step_id, (result, failure) = finished
+            step_id, (result, failure) = ended
             outcome = entry.run.resolve_step(step_id, result=result, failure=failure)
         return outcome
-
-    async def _next_step(
-        self, entry: CachedRun, needed: StepsNeeded, deadline: float
-    ) -> tuple[str, tuple[m.Payload | None, m.Failure | None]] | None:
-        """The next step to finish, by its id; None if none does before the deadline (loop time)."""
-        wanted = {call.step_id: call for call in needed.calls}
-        for step_id in entry.steps.keys() - wanted.keys():
-            entry.steps.pop(step_id).cancel()
-        for step_id, call in wanted.items():
-            if step_id not in entry.steps:
-                entry.steps[step_id] = self._start_step(call)
-        now = asyncio.get_running_loop().time()
-        done, _ = await asyncio.wait(
-            entry.steps.values(), timeout=max(0.0, deadline - now), return_when=asyncio.FIRST_COMPLETED
-        )
-        if not done:
-            return None
-        # In the order they were asked for, so that the same finishes resolve in the same order.
-        step_id = next(step_id for step_id in wanted if entry.steps[step_id] in done)
-        return step_id, entry.steps.pop(step_id).result()
-
-    def _start_step(self, call: StepCall) -> asyncio.Task[tuple[m.Payload | None, m.Failure | None]]:
-        running = run_step(call, self._threads, self._converter)
-        return asyncio.get_running_loop().create_task(running, name=f"perdure-step-{call.name}")
 
     async def _answer_query(self, task: Task, entry: CachedRun) -> None:
         run = entry.run
