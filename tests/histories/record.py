@@ -19,6 +19,9 @@ from perdure.worker import Worker
 from tests.histories import flows_v0_1 as flows
 
 
+ROOT = Path(__file__).resolve().parents[2]
+
+
 async def _lives(client: Client, env: WorkflowEnvironment) -> dict[str, WorkflowHandle[Any]]:
     """Every flow, lived to its end; name → handle."""
     plain: Sequence[tuple[str, Any]] = [
@@ -61,7 +64,9 @@ async def record(folder: Path) -> list[str]:
                 file = folder / f"{name}.json"
                 if not file.exists():
                     history = await handle.fetch_history()
-                    file.write_text(json.dumps(history.to_json_dict(), indent=1) + "\n")
+                    text = json.dumps(history.to_json_dict(), indent=1)
+                    # Stack traces name files; where this checkout lies is nobody's business.
+                    file.write_text(text.replace(f"{ROOT}/", "") + "\n")
                     written.append(name)
     return written
 
