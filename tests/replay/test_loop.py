@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import gc
 import logging
 import pdb
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -283,3 +284,48 @@ def test_system_exit_fails_the_workflow_and_keyboard_interrupt_passes() -> None:
         Scenario(interrupted).task()
     logging.getLogger(__name__).debug("the loop is restored: %s", asyncio._get_running_loop())
     assert asyncio._get_running_loop() is None
+
+
+async def test_generators_of_the_outer_loop_stay_with_it() -> None:
+    closed: list[str] = []
+
+    async def numbers(where: str) -> AsyncIterator[int]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            await asyncio.sleep(0)
+            closed.append(where)
+
+    @workflow.defn
+    async def code() -> str:
+        async for _ in numbers("inner"):
+            break
+        await ship("x")
+        return "end"
+
+    scenario = Scenario(code)
+    scenario.task()
+    assert closed == ["inner"]
+    async for _ in numbers("outer"):
+        break
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert closed == ["inner", "outer"]
+    kept = [numbers("kept by the instance")]
+
+    @workflow.defn
+    async def keeps() -> None:
+        await anext(kept[0])
+        await ship("x")
+
+    keeping = Scenario(keeps)
+    keeping.task()
+    keeping.run.close()
+    kept.clear()
+    del keeping
+    gc.collect()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert closed == ["inner", "outer"]

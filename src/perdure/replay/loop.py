@@ -27,6 +27,7 @@ from itertools import repeat
 from typing import Any, Protocol, TypeVar, cast
 
 from perdure.exceptions import ReadOnlyContextError
+from perdure.replay.generators import hooks_of_thread
 from perdure.replay.guard import refusal
 from perdure.replay.ports import Guard
 
@@ -196,8 +197,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         outer_task = None
         if outer is not None and _swap_current_task is not None:
             outer_task = _swap_current_task(outer, None)
-        hooks = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(firstiter=None, finalizer=self._finalize_asyncgen)
+        hooks = hooks_of_thread(_closer_of)
         _set_running_loop(self)
         self._running = True
         return outer, outer_task, hooks
@@ -206,13 +206,14 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         outer, outer_task, hooks = state
         self._running = False
         _set_running_loop(outer)
-        sys.set_asyncgen_hooks(*hooks)
+        if hooks is not None:
+            sys.set_asyncgen_hooks(*hooks)
         if outer_task is not None and _swap_current_task is not None:
             _swap_current_task(outer, outer_task)
 
-    def _finalize_asyncgen(self, generator: AsyncGenerator[Any, Any]) -> None:
-        # An abandoned generator is closed by a task, as asyncio does; outside of `run` it must not come alive.
-        if self._running and not self.inert and not self.read_only:
+    def close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """Close an abandoned generator in a task of its own, as asyncio does."""
+        if not self.inert and not self.read_only:
             self.create_task(cast("Coroutine[Any, Any, Any]", generator.aclose()))
 
     @property
@@ -343,6 +344,10 @@ _FORBIDDEN = (
     "sock_connect", "sock_recv", "sock_recv_into", "sock_recvfrom", "sock_recvfrom_into", "sock_sendall",
     "sock_sendfile", "sock_sendto", "start_tls", "subprocess_exec", "subprocess_shell",
 )  # fmt: skip
+
+
+def _closer_of(loop: object) -> Callable[[AsyncGenerator[Any, Any]], None] | None:
+    return loop.close_generator if isinstance(loop, WorkflowLoop) else None
 
 
 def _forbid(name: str) -> None:
