@@ -12,7 +12,16 @@ from perdure.api import messages as m
 from perdure.engine import Engine, EngineConfig
 from perdure.engine.clock import VirtualClock
 from perdure.engine.store.memory import MemoryState, MemoryStore
-from perdure.engine.store.port import Batch, StoreFullError, StoreWriteError
+from perdure.engine.store.port import (
+    Batch,
+    HistoryRow,
+    LoadedRun,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreWriteError,
+    VisibilityFilter,
+)
 from perdure.engine.store.sqlite import SqliteStore
 from tests.service.support import (
     START_MS,
@@ -328,3 +337,78 @@ async def test_a_later_step_costs_what_an_early_one_did() -> None:
                 early = sum(written)
             late = sum(written)
         assert late < early * 1.2
+
+
+class UnreadableStore(MemoryStore):
+    """A store whose reads fail when told."""
+
+    error: StoreError | None = None
+
+    def _fail(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    async def load_run(self, run_key: int) -> LoadedRun | None:
+        self._fail()
+        return await super().load_run(run_key)
+
+    async def current_run(self, namespace: str, workflow_id: str) -> int | None:
+        self._fail()
+        return await super().current_run(namespace, workflow_id)
+
+    async def read_history(self, run_key: int, first_event_id: int, max_bytes: int) -> list[HistoryRow]:
+        self._fail()
+        return await super().read_history(run_key, first_event_id, max_bytes)
+
+    async def count_visibility(self, where: VisibilityFilter) -> int:
+        self._fail()
+        return await super().count_visibility(where)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (StoreError("the disk does not answer"), StatusCode.UNAVAILABLE),
+        (StoreCorruptError("a checksum is wrong"), StatusCode.DATA_LOSS),
+    ],
+)
+async def test_reads_that_fail_are_told_in_the_callers_terms(error: StoreError, code: StatusCode) -> None:
+    store = UnreadableStore()
+    async with Driver(store) as driver:
+        run_id = await driver.start()
+        driver.engine.shard.cache.evict_cold()
+        count = m.CountWorkflowExecutionsRequest(namespace="default")
+        store.error = error
+        assert (await refusal(driver.service.count_workflow_executions(count))).code is code
+        assert (await refusal(driver.describe(run_id=run_id))).code is code
+        store.error = None
+        if code is StatusCode.UNAVAILABLE:
+            assert await driver.status() == "RUNNING", "it was only for a while"
+            store.error = error
+            driver.engine.shard.cache.evict_cold()
+            assert (await refusal(driver.start("other"))).code is code
+            store.error = None
+        else:
+            assert (await refusal(driver.describe(run_id=run_id))).code is code, "it stays quarantined"
+
+
+async def test_a_history_without_its_end_quarantines_its_run_only() -> None:
+    clock = VirtualClock(START_MS)
+    async with Driver(MemoryStore(), clock=clock) as driver:
+        await driver.start("bad")
+        await driver.start("good")
+        state = driver.store.snapshot()  # type: ignore[attr-defined]
+    del state.histories[1]
+    async with Driver(MemoryStore(state), clock=clock, seed=2) as driver:
+        assert (await driver.poll()).workflow_execution.workflow_id == "good"
+        assert (await refusal(driver.describe("bad"))).code is StatusCode.DATA_LOSS
+
+
+async def test_a_poll_survives_that_its_queue_was_dropped() -> None:
+    async with Driver(MemoryStore(), config=EngineConfig(max_queues=2)) as driver:
+        poll = asyncio.ensure_future(driver.service.poll_workflow_task_queue(driver.poll_request()))
+        await turns()
+        for number in range(10):
+            await driver.poll(f"other{number}")
+        await driver.start()
+        assert (await poll).task_token

@@ -21,6 +21,7 @@ from msgspec import MsgspecError
 from perdure.api import RpcError, StatusCode
 from perdure.api.framing import frames_of
 from perdure.engine import history
+from perdure.engine.reads import read
 from perdure.engine.slot import Slot
 from perdure.engine.store.port import LoadedRun, Store, StoreCorruptError
 
@@ -135,12 +136,12 @@ class RunCache:
             RpcError: NOT_FOUND, no such run; DATA_LOSS, its rows are damaged.
         """
         while True:
-            slot = self.loaded.get(run_key)
-            if slot is not None:
-                return slot
             error = self.quarantined.get(run_key)
             if error is not None:
                 raise RpcError(error.code, error.message)
+            slot = self.loaded.get(run_key)
+            if slot is not None:
+                return slot
             task = self._loading.get(run_key)
             if task is None:
                 task = asyncio.get_running_loop().create_task(self._load(run_key))
@@ -156,7 +157,7 @@ class RunCache:
 
     async def _load(self, run_key: int) -> None:
         try:
-            loaded = await self._store.load_run(run_key)
+            loaded = await read(self._store.load_run(run_key))
             if loaded is None or run_key in self.erasing:
                 raise RpcError(StatusCode.NOT_FOUND, "the workflow run does not exist, or its retention is over")
             run = await self._decode(loaded)
@@ -183,7 +184,7 @@ class RunCache:
         """The state of a run whose row has another layout, from its history."""
         frames: list[bytes] = []
         while True:
-            rows = await self._store.read_history(run_key, len(frames) + 1, _REBUILD_PAGE_BYTES)
+            rows = await read(self._store.read_history(run_key, len(frames) + 1, _REBUILD_PAGE_BYTES))
             fresh = [row for row in rows if row.first_event_id > len(frames)]
             if not fresh:
                 break
@@ -200,6 +201,9 @@ class RunCache:
         self.quarantined[run_key] = error
         while len(self.quarantined) > self._quarantine_kept:
             self.quarantined.popitem(last=False)
+        slot = self.loaded.get(run_key)
+        if slot is not None and not slot.held:
+            self.drop(slot)
         return error
 
     async def find(self, namespace: str, workflow_id: str, run_id: str) -> Slot:
@@ -215,7 +219,7 @@ class RunCache:
             return slot
         key = self._run_ids.get(run_id)
         if key is None:
-            key = await self._store.find_run(namespace, workflow_id, run_id)
+            key = await read(self._store.find_run(namespace, workflow_id, run_id))
         slot = None if key is None else await self.get(key)
         if slot is not None:
             state = slot.run.state
@@ -226,7 +230,7 @@ class RunCache:
         )
 
     async def find_current(self, namespace: str, workflow_id: str) -> Slot | None:
-        """The latest run of the workflow id, or None. No `await` follows the decision which one it is.
+        """The latest run of the workflow id, or None; nothing is waited for after it was decided which one it is.
 
         Raises:
             RpcError: DATA_LOSS.
@@ -235,11 +239,11 @@ class RunCache:
         while True:
             key = self.current.get(ident)
             if key is not None:
-                return self.loaded[key]
+                return await self.get(key)
             drops = self._drops.get(ident, 0)
             self._reads += 1
             try:
-                key = await self._store.current_run(namespace, workflow_id)
+                key = await read(self._store.current_run(namespace, workflow_id))
                 slot = None if key is None else await self._get_or_none(key)
                 stale = self._drops.get(ident, 0) != drops
             finally:

@@ -92,6 +92,8 @@ class HandOut:
                 durable_only=False,
             )
             head = page.frames
+            if not head:
+                raise shard.cache.quarantine(task.run_key, f"its history ends before event {first_id}")
 
     def start(
         self, slot: Slot, *, sticky: bool, identity: str, head: list[bytes] | None = None

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 
 from perdure.api import messages as m
 from perdure.api.framing import frames_of
+from perdure.engine.reads import read
 from perdure.engine.slot import Slot
 from perdure.engine.store.port import Store, StoreCorruptError
 
@@ -94,7 +95,8 @@ class HistoryReader:
         frames: list[bytes] = []
         next_id = first_event_id
         try:
-            for row in await self._store.read_history(run_key, first_event_id, max(1, min(max_bytes, _READ_BYTES))):
+            call = self._store.read_history(run_key, first_event_id, max(1, min(max_bytes, _READ_BYTES)))
+            for row in await read(call):
                 of_row = list(frames_of(row.data))
                 if row.first_event_id > next_id:
                     raise ValueError(f"events {next_id} to {row.first_event_id - 1} are missing")
@@ -116,7 +118,7 @@ class HistoryReader:
         size = 0
         while expected >= 1 and len(frames) < max_events and (size < max_bytes or not frames):
             try:
-                rows = await self._store.read_history_reverse(run_key, expected, max(1, max_bytes - size))
+                rows = await read(self._store.read_history_reverse(run_key, expected, max(1, max_bytes - size)))
                 for row in rows:
                     of_row = list(frames_of(row.data))
                     kept = of_row[: expected - row.first_event_id + 1]
@@ -141,7 +143,7 @@ class HistoryReader:
             if key == run_key and first_id <= event_id < first_id + len(frames):
                 return _event(frames[event_id - first_id])
         try:
-            rows = await self._store.read_history(run_key, event_id, 1)
+            rows = await read(self._store.read_history(run_key, event_id, 1))
             if not rows or not event_id - rows[0].first_event_id >= 0:
                 raise ValueError(f"event {event_id} is missing")
             frames = list(frames_of(rows[0].data))

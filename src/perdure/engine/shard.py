@@ -126,6 +126,7 @@ class Shard:
     async def stop(self) -> None:
         """Commit what has accumulated, then rest."""
         self._stopped = True
+        self.matching.close()
         self.timers.close()
         await self.outbox.stop()
         for task in list(self._background):

@@ -32,10 +32,11 @@ class ActivityTopic(ServiceTopic):
         name = request.task_queue.name
         if not name:
             raise invalid("the task queue has no name")
-        queue = self.matching.activity_queue(request.namespace, name)
         worker_key = request.worker_instance_key
         until_s = 0.0
         while not (worker_key and self.matching.is_shut(worker_key)):
+            # Looked up in each round: an idle queue may have been dropped while this poll was elsewhere.
+            queue = self.matching.activity_queue(request.namespace, name)
             task = queue.take()
             if task is None:
                 until_s = until_s or self.clock.monotonic_s() + self.wait_s(timeout_s)

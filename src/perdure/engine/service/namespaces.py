@@ -26,6 +26,7 @@ class NamespaceTopic(ServiceTopic):
         response.capabilities.activity_failure_include_heartbeat = True
         response.capabilities.encoded_failure_attributes = True
         response.capabilities.sdk_metadata = True
+        response.capabilities.upsert_memo = True
         response.capabilities.count_group_by_execution_status = True
         return response
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Awaitable
+from typing import TypeVar
 
+from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.api.durations import set_duration_ms, set_timestamp_ms
+from perdure.engine.reads import read
 from perdure.engine.service.base import ServiceTopic, invalid
-from perdure.engine.store.port import VisibilityRow
+from perdure.engine.store.port import StoreCorruptError, VisibilityRow
 from perdure.engine.tokens import ListToken
 from perdure.engine.visibility.query import parse
 
 __all__ = ["VisibilityTopic"]
+
+_T = TypeVar("_T")
 
 
 class VisibilityTopic(ServiceTopic):
@@ -36,7 +42,7 @@ class VisibilityTopic(ServiceTopic):
         if query.contradictory:
             return response
         limit = min(request.page_size, self.config.list_page) if request.page_size > 0 else self.config.list_page
-        rows = await self.shard.store.list_visibility(query.where, after, limit + 1)
+        rows = await self._read(self.shard.store.list_visibility(query.where, after, limit + 1))
         for row in rows[:limit]:
             _fill(response.executions.add(), row)
         if len(rows) > limit:
@@ -55,9 +61,10 @@ class VisibilityTopic(ServiceTopic):
         if query.contradictory:
             return response
         if not query.group_by_status:
-            response.count = await self.shard.store.count_visibility(query.where)
+            response.count = await self._read(self.shard.store.count_visibility(query.where))
             return response
-        for status, count in sorted((await self.shard.store.count_by_status(query.where)).items()):
+        counts = await self._read(self.shard.store.count_by_status(query.where))
+        for status, count in sorted(counts.items()):
             group = response.groups.add(count=count)
             value = group.group_values.add()
             value.metadata["encoding"] = b"json/plain"
@@ -65,6 +72,12 @@ class VisibilityTopic(ServiceTopic):
             value.data = f'"{_status_name(status)}"'.encode()
             response.count += count
         return response
+
+    async def _read(self, call: Awaitable[_T]) -> _T:
+        try:
+            return await read(call)
+        except StoreCorruptError as error:
+            raise RpcError(StatusCode.DATA_LOSS, f"the list of workflows is damaged: {error}") from error
 
 
 def _status_name(status: int) -> str:

@@ -36,13 +36,14 @@ class WorkflowTaskTopic(ServiceTopic):
         name = task_queue.name
         if not name:
             raise invalid("the task queue has no name")
-        queue = self.matching.workflow_queue(namespace, name)
-        queue.last_poll_ms = self.clock.now_ms()
         sticky = task_queue.kind == _STICKY
         identity = request.identity
         worker_key = request.worker_instance_key
         until_s = 0.0
         while not (worker_key and self.matching.is_shut(worker_key)):
+            # Looked up in each round: an idle queue may have been dropped while this poll was elsewhere.
+            queue = self.matching.workflow_queue(namespace, name)
+            queue.last_poll_ms = self.clock.now_ms()
             task = queue.take()
             if task is None:
                 until_s = until_s or self.clock.monotonic_s() + self.wait_s(timeout_s)
