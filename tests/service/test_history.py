@@ -131,7 +131,7 @@ async def test_a_cancelled_follower_leaves_nothing_behind(driver: Driver) -> Non
     await turns()
     await driver.step(complete_workflow())
     assert names((await calls[4]).history.events) == ["WorkflowExecutionCompleted"]
-    assert driver.engine.shard.watchers == {}
+    assert not driver.engine.shard.waiters.for_events and not driver.engine.shard.waiters.for_end
 
 
 async def test_tokens_that_are_not_ours_are_refused(driver: Driver) -> None:

@@ -32,6 +32,7 @@ from perdure.engine.outbox import Outbox
 from perdure.engine.slot import NEVER_MS, HeldActivity, Slot
 from perdure.engine.store.port import Batch, CurrentRow, HistoryRow, ItemRow, RunRow, Store, VisibilityRow
 from perdure.engine.timers import Timers
+from perdure.engine.waiting import Waiters
 
 if TYPE_CHECKING:
     from perdure.engine.clock import Clock
@@ -82,8 +83,7 @@ class Shard:
         self.committer = Committer(store, self, config.linger_turns)
         self.timers = Timers(clock, self._ring, config.near_horizon_ms)
         self.outbox = Outbox(self)
-        self.watchers: dict[int, list[asyncio.Future[None]]] = {}
-        """Who waits for new durable events, by run key."""
+        self.waiters = Waiters(clock)
         self.next_number = int.from_bytes(ids.new_bytes(7), "big")
         """Of hand-outs and queries: starts at random, so that numbers of an earlier engine never match."""
         self._on_failed = on_failed
@@ -137,8 +137,7 @@ class Shard:
         for slot in list(self.cache.loaded.values()):
             if slot.queries:
                 slot.queries.fail_all(RpcError(StatusCode.UNAVAILABLE, "the engine has stopped; open it again"))
-        for key in list(self.watchers):
-            self._notify(key)
+        self.waiters.close()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something in the background; a refusal (RpcError) ends it quietly, a defect stops the engine."""
@@ -172,6 +171,8 @@ class Shard:
     def apply(self, slot: Slot, transition: Transition, *, offer: bool = True) -> Group:
         """Take over what a decision brought about. Await the group's `durable()` before anything leaves.
 
+        The run's next deadline is noted when the group is encoded, once for all that happens to the run until then.
+
         Args:
             offer: False to keep the workflow task back; the caller hands it out itself.
         """
@@ -181,8 +182,7 @@ class Shard:
                 slot.group = group
                 slot.groups += 1
                 group.slots.append(slot)
-            if transition.frames:
-                slot.pending += transition.frames
+            slot.pending += transition.frames
             if transition.visibility:
                 slot.visibility = True
             if transition.activities:
@@ -194,7 +194,6 @@ class Shard:
             if transition.workflow_task and offer:
                 self.offer_workflow_task(slot)
             self.committer.touch()
-            self.register(slot)
         elif slot.group is not None:
             group = slot.group
         if slot.queries:
@@ -403,6 +402,8 @@ class Shard:
     def next_deadline_ms(self) -> int | None:
         """The earliest deadline that is not stale, as far as memory knows."""
         timers = self.timers
+        for slot in self.committer.group.slots:
+            self.register(slot)
         while (first := timers.first()) is not None:
             slot = self.cache.loaded.get(first[1])
             if slot is None:
@@ -467,9 +468,14 @@ class Shard:
             slot.writing = frames
             slot.pending = []
         encoded = history.encode(run)
-        wake_ms = history.wake_at_ms(run)
-        if not run.is_open and not state.outbox and not self.config.erase_closed:
-            wake_ms = None
+        if run.is_open:
+            due_ms = history.next_deadline_ms(run)
+            wake_ms = 0 if history.hot(run) else due_ms
+        else:
+            due_ms = state.retain_until_ms if self.config.erase_closed else None
+            wake_ms = 0 if state.outbox else due_ms
+        if due_ms is not None and due_ms < slot.due_ms:
+            self.timers.register(slot, due_ms)
         batch.runs.append(RunRow(key, state.run_id, wake_ms, encoded.state))
         for event_id, data in encoded.items:
             batch.items.append(ItemRow(key, event_id, data))
@@ -487,7 +493,7 @@ class Shard:
     def release_group(self, group: Group) -> None:
         """The group is durable: let its consequences out."""
         self._retry_ms = self.config.retry_ms
-        watchers = self.watchers
+        waiters = self.waiters
         for slot in group.slots:
             slot.durable_event_id += len(slot.writing)
             slot.writing = []
@@ -497,8 +503,9 @@ class Shard:
                 slot.group = None
                 if slot.settled:
                     slot.settled.clear()
-            if watchers and slot.key in watchers:
-                self._notify(slot.key)
+            ended = not slot.run.is_open
+            if waiters.for_events or (ended and waiters.for_end):
+                waiters.notify(slot.key, ended=ended)
         for slot, event_ids in group.activities:
             if not slot.gone:
                 self.offer_activities(slot, event_ids)
@@ -509,13 +516,9 @@ class Shard:
             self.cache.erasing.difference_update(group.erased)
         cool = self.cache.cool
         for slot in group.slots:
-            cool(slot)
+            if not slot.held:
+                cool(slot)
         self._on_settled()
-
-    def _notify(self, run_key: int) -> None:
-        for watcher in self.watchers.pop(run_key, ()):
-            if not watcher.done():
-                watcher.set_result(None)
 
     def lose_groups(self, groups: list[Group], error: RpcError) -> None:
         """The groups are lost: forget their runs, and read them again when the store may have recovered."""
@@ -542,7 +545,7 @@ class Shard:
             slot.queries.fail_all(error)
         self.cache.drop(slot)
         self.lost.add(slot.key)
-        self._notify(slot.key)
+        self.waiters.notify(slot.key, ended=True)
 
     def _recover(self) -> None:
         if self.committer.failure is None and not self._stopped:
@@ -562,8 +565,7 @@ class Shard:
         self.timers.close()
         self.lost.clear()
         self.matching.close()
-        for key in list(self.watchers):
-            self._notify(key)
+        self.waiters.close()
         self._on_failed(error)
 
 

@@ -10,8 +10,6 @@ exist nowhere but in the run's memory while the task is handed out; they end its
 
 from __future__ import annotations
 
-import asyncio
-
 from perdure.api import messages as m
 from perdure.engine import history
 from perdure.engine.reading import cut
@@ -45,17 +43,18 @@ class HistoryTopic(ServiceTopic):
         max_events = self._page_events(request.maximum_page_size)
         if token.last_event_id:
             return await self._task_page(request.namespace, token, max_events)
-        until_s = self.clock.monotonic_s() + self.wait_s(timeout_s)
         close_only = request.history_event_filter_type == _CLOSE_EVENT
+        until_s = 0.0
         while True:
-            slot = await self.cache.get(token.run_key)
+            slot = self.cache.loaded.get(token.run_key) or await self.cache.get(token.run_key)
             if close_only:
                 response = await self._close_event(request.namespace, slot, token)
             else:
                 response = await self._page(request.namespace, slot, token, max_events)
             if response is not None:
                 return response
-            if not await self._wait(token.run_key, until_s):
+            until_s = until_s or self.clock.monotonic_s() + self.wait_s(timeout_s)
+            if not await self._wait(token.run_key, until_s, for_end=close_only):
                 return self._nothing(request.namespace, token)
 
     async def _find(self, namespace: str, execution: m.WorkflowExecution) -> Slot:
@@ -108,28 +107,13 @@ class HistoryTopic(ServiceTopic):
             frames = page.frames
         return cut(frames, max_events, self.config.history_page_bytes)
 
-    async def _wait(self, run_key: int, until_s: float) -> bool:
-        """Wait for durable events of a run. False when the time is up or the engine stops."""
+    async def _wait(self, run_key: int, until_s: float, *, for_end: bool) -> bool:
+        """Wait for durable events of a run, or for its end. False when the time is up or the engine stops."""
         if self.engine.stopping:
             self.engine.check_not_failed()
             return False
         left_s = until_s - self.clock.monotonic_s()
-        if left_s <= 0:
-            return False
-        watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        watchers = self.shard.watchers
-        watchers.setdefault(run_key, []).append(watcher)
-        timer = self.clock.call_later(left_s, lambda: None if watcher.done() else watcher.set_result(None))
-        try:
-            await watcher
-        finally:
-            timer.cancel()
-            waiting = watchers.get(run_key)
-            if waiting is not None and watcher in waiting:
-                waiting.remove(watcher)
-                if not waiting:
-                    del watchers[run_key]
-        return True
+        return left_s > 0 and await self.shard.waiters.wait(run_key, left_s, for_end=for_end)
 
     def _nothing(self, namespace: str, token: HistoryToken) -> m.GetWorkflowExecutionHistoryResponse:
         response = _response([])
