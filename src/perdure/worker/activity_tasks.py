@@ -36,6 +36,7 @@ from perdure.worker.pollers import PollerPool
 from perdure.worker.processes import ProcessPool, ProcessRun
 from perdure.worker.registry import unknown_activity_message
 from perdure.worker.running import (
+    COMPLETES_ASYNC_KEY,
     AsyncRun,
     RunningActivities,
     RunningActivity,
@@ -54,7 +55,6 @@ _logger = logging.getLogger("perdure.worker")
 Task = m.PollActivityTaskQueueResponse
 
 _HEARTBEAT_SHARE = 0.8
-_COMPLETES_ASYNC_KEY = "perdure-completes-async"
 _LAST_WORDS_S = 5.0
 """How long cancelled activities may take to end when the worker stops."""
 
@@ -188,7 +188,8 @@ class ActivityTaskWorker:
             return
         kind = AsyncRun if activity.is_async else ProcessRun if activity.executor == "process" else ThreadRun
         running = kind(activity, task, self._surroundings)
-        execution = self._loop.create_task(self._execute(running))
+        # Named, and made directly: the loop's own way counts names and formats them.
+        execution = asyncio.Task(self._execute(running), loop=self._loop, name="perdure-activity")
         running.runner = execution
         self._executions[execution] = running
 
@@ -299,7 +300,7 @@ class ActivityTaskWorker:
             request.details.CopyFrom(running.latest_details)
         if not request.details.payloads:
             request.details.payloads.append(self._converter.to_payload(None))
-        request.details.payloads[0].metadata[_COMPLETES_ASYNC_KEY] = b"true"
+        request.details.payloads[0].metadata[COMPLETES_ASYNC_KEY] = b"true"
         await self._respond(self._service.record_activity_task_heartbeat, request, "async completion of an activity")
 
     async def _fail(self, task: Task, error: BaseException, unsent_details: m.Payloads | None = None) -> None:

@@ -26,7 +26,7 @@ from perdure.api import messages as m
 from perdure.converter import DataConverter, decode_arguments, default
 from perdure.exceptions import ApplicationError, CancelledError, DefinitionError
 from perdure.replay.definition import describe_callable
-from perdure.worker.running import RunningActivity, info_of
+from perdure.worker.running import RunningActivity, heartbeat_payloads, info_of
 
 __all__ = ["ProcessPool", "ProcessRun", "check_process_activity"]
 
@@ -171,7 +171,7 @@ class _ChildContext:
         self._shields = 0
         self.converter = default()
         self.info: Info = info_of(task, self.converter, task_queue)
-        self.last_heartbeat: Sequence[m.Payload] = task.heartbeat_details.payloads
+        self.last_heartbeat: Sequence[m.Payload] = heartbeat_payloads(task)
 
     def heartbeat(self, details: Sequence[Any]) -> None:
         if self.is_cancelled() and not self._shields:

@@ -28,7 +28,20 @@ from perdure.converter import DataConverter
 from perdure.exceptions import CancelledError
 from perdure.worker.heartbeats import CancelReason, HeartbeatSender
 
-__all__ = ["AsyncRun", "RunningActivities", "RunningActivity", "ShutdownNotice", "Surroundings", "ThreadRun", "info_of"]
+__all__ = [
+    "AsyncRun",
+    "COMPLETES_ASYNC_KEY",
+    "RunningActivities",
+    "RunningActivity",
+    "heartbeat_payloads",
+    "ShutdownNotice",
+    "Surroundings",
+    "ThreadRun",
+    "info_of",
+]
+
+COMPLETES_ASYNC_KEY = "perdure-completes-async"
+"""Metadata of a heartbeat's first detail that says: somebody will complete this activity later."""
 
 _LOCK_TIMEOUT_S = 1.0
 """Longest wait of the event loop for a thread to leave a few bytecodes; it is given up rather than hang."""
@@ -52,10 +65,20 @@ def info_of(task: m.PollActivityTaskQueueResponse, converter: DataConverter, tas
         schedule_to_close_timeout=_span(duration_ms(task.schedule_to_close_timeout)),
         start_to_close_timeout=_span(duration_ms(task.start_to_close_timeout)),
         heartbeat_timeout=_span(duration_ms(task.heartbeat_timeout)),
-        heartbeat_details=converter.from_payloads(task.heartbeat_details.payloads),
+        heartbeat_details=converter.from_payloads(heartbeat_payloads(task)),
         retry_policy=RetryPolicy.from_proto(task.retry_policy) if task.HasField("retry_policy") else None,
         headers=dict(task.header.fields),
     )
+
+
+def heartbeat_payloads(task: m.PollActivityTaskQueueResponse) -> Sequence[m.Payload]:
+    """The details an earlier attempt left, without the one that was only there to carry the mark."""
+    payloads = task.heartbeat_details.payloads
+    if len(payloads) == 1:
+        metadata = payloads[0].metadata
+        if COMPLETES_ASYNC_KEY in metadata and metadata.get("encoding") == b"binary/null":
+            return ()
+    return payloads
 
 
 def _span(ms: int) -> timedelta | None:
@@ -139,7 +162,7 @@ class RunningActivity:
     @property
     def last_heartbeat(self) -> Sequence[m.Payload]:
         """Details an earlier attempt left."""
-        return self.task.heartbeat_details.payloads
+        return heartbeat_payloads(self.task)
 
     @property
     def heartbeats(self) -> HeartbeatSender:

@@ -387,6 +387,29 @@ async def test_async_completion_by_token_and_by_id(env: WorkflowEnvironment) -> 
             assert caught.value.cause.cause.type == "Lost"
 
 
+async def test_an_attempt_after_one_left_to_others_finds_its_details(env: WorkflowEnvironment) -> None:
+    tokens: asyncio.Queue[bytes] = asyncio.Queue()
+    seen: list[list[Any]] = []
+
+    @activity.defn
+    async def elsewhere(detail: str | None) -> None:
+        seen.append(activity.heartbeat_details())
+        if activity.info().attempt == 1:
+            if detail:
+                activity.heartbeat(detail)
+            tokens.put_nowait(activity.info().task_token)
+            activity.raise_complete_async()
+
+    async with env.worker(workflows=[runs], activities=[elsewhere]):
+        for detail in (None, "half"):
+            handle = await env.client.start_workflow(runs, "elsewhere", [detail], {"timeout": 3600, "attempts": 2})
+            token = await tokens.get()
+            await env.engine.wait_idle()
+            await env.client.get_async_activity_handle(task_token=token).fail(ValueError("lost"))
+            await handle.result()
+    assert seen == [[], [], [], ["half"]]
+
+
 async def test_a_thread_may_leave_completion_to_others(env: WorkflowEnvironment) -> None:
     tokens: asyncio.Queue[bytes] = asyncio.Queue()
     loop = asyncio.get_running_loop()
