@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 START_MS = 1_767_225_600_000
 MAX_LIVES = 100
-MAX_TURNS = 500_000
+MAX_TURNS = 50_000
 """Of one event loop; a story needs some hundreds."""
 NEVER_S = 1e9
 
@@ -195,7 +195,8 @@ class Life:
         try:
             await self.raw.signal_workflow_execution(request)
         except RpcError as error:
-            assert "already completed" in error.message, error
+            if "already completed" not in error.message:
+                raise
 
     async def rest(self) -> None:
         """Until nothing is left to do before the next timer."""
