@@ -1,4 +1,4 @@
-"""A commit that goes wrong in a process that lives on: at each one in turn, whoever is told repeats, and all ends well."""
+"""A commit goes wrong and the process lives on: at each one in turn, whoever is told repeats, and all ends well."""
 
 from __future__ import annotations
 
