@@ -298,9 +298,9 @@ class ActivityTaskWorker:
         request = self._heartbeat_request(running.task)
         if running.latest_details is not None:
             request.details.CopyFrom(running.latest_details)
-        if not request.details.payloads:
-            request.details.payloads.append(self._converter.to_payload(None))
-        request.details.payloads[0].metadata[COMPLETES_ASYNC_KEY] = b"true"
+        mark = request.details.payloads.add()
+        mark.CopyFrom(self._converter.to_payload(None))
+        mark.metadata[COMPLETES_ASYNC_KEY] = b"true"
         await self._respond(self._service.record_activity_task_heartbeat, request, "async completion of an activity")
 
     async def _fail(self, task: Task, error: BaseException, unsent_details: m.Payloads | None = None) -> None:

@@ -29,19 +29,19 @@ from perdure.exceptions import CancelledError
 from perdure.worker.heartbeats import CancelReason, HeartbeatSender
 
 __all__ = [
-    "AsyncRun",
     "COMPLETES_ASYNC_KEY",
+    "AsyncRun",
     "RunningActivities",
     "RunningActivity",
-    "heartbeat_payloads",
     "ShutdownNotice",
     "Surroundings",
     "ThreadRun",
+    "heartbeat_payloads",
     "info_of",
 ]
 
 COMPLETES_ASYNC_KEY = "perdure-completes-async"
-"""Metadata of a heartbeat's first detail that says: somebody will complete this activity later."""
+"""Metadata of a heartbeat's last detail, a mark that says: somebody will complete this activity later."""
 
 _LOCK_TIMEOUT_S = 1.0
 """Longest wait of the event loop for a thread to leave a few bytecodes; it is given up rather than hang."""
@@ -72,12 +72,10 @@ def info_of(task: m.PollActivityTaskQueueResponse, converter: DataConverter, tas
 
 
 def heartbeat_payloads(task: m.PollActivityTaskQueueResponse) -> Sequence[m.Payload]:
-    """The details an earlier attempt left, without the one that was only there to carry the mark."""
+    """The details an earlier attempt left, without the mark of one that was left to others."""
     payloads = task.heartbeat_details.payloads
-    if len(payloads) == 1:
-        metadata = payloads[0].metadata
-        if COMPLETES_ASYNC_KEY in metadata and metadata.get("encoding") == b"binary/null":
-            return ()
+    if any(COMPLETES_ASYNC_KEY in payload.metadata for payload in payloads):
+        return [payload for payload in payloads if COMPLETES_ASYNC_KEY not in payload.metadata]
     return payloads
 
 
