@@ -18,7 +18,6 @@ from perdure.testing import WorkflowEnvironment
 from perdure.worker import Worker
 from tests.histories import flows_v0_1 as flows
 
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
