@@ -121,6 +121,19 @@ def test_a_foreign_database(perdure: Perdure, tmp_path: Path) -> None:
         assert (tmp_path / file).read_bytes() == before
 
 
+def test_a_run_that_nobody_serves_says_so(perdure: Perdure, tmp_path: Path) -> None:
+    """It is kept, and shown to wait; a worker that knows it later would go on with it."""
+    start = (
+        "import asyncio\nfrom perdure import Client\n\nasync def main():\n"
+        "    async with await Client.connect('ghost.db') as client:\n"
+        "        await client.start_workflow('ghost', id='g1')\n\nasyncio.run(main())\n"
+    )
+    subprocess.run([sys.executable, "-c", start], cwd=tmp_path, check=True, timeout=60)
+    shown = perdure("show", "g1", "--db", "ghost.db")
+    assert "waits for a worker" in shown.stdout
+    assert "running" in shown.stdout
+
+
 def test_a_database_in_use_names_the_process(perdure: Perdure, tmp_path: Path, environment: dict[str, str]) -> None:
     command = [sys.executable, "-m", "perdure.cli", "run", "shop.py:slow", "--input", '"first"', "--id", "s1"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as owner:

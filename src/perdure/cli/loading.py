@@ -58,7 +58,7 @@ def import_file(file: Path) -> ModuleType:
     """Import a Python file.
 
     Raises:
-        CliError: it is missing, is no Python file, or fails while it is imported.
+        CliError: it is missing, is no Python file, fails while it is imported, or bears another module's name.
     """
     file = file.resolve()
     if not file.is_file():
@@ -73,10 +73,13 @@ def import_file(file: Path) -> ModuleType:
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     try:
-        return importlib.import_module(".".join(names))
+        module = importlib.import_module(".".join(names))
     except Exception as error:
         where = _last_line_in(error, file)
         raise CliError(f"{file} can't be imported: {type(error).__name__}: {error}", where) from error
+    if module.__file__ is None or Path(module.__file__).resolve() != file:
+        raise CliError(f"{file} has the name of another module, {module.__file__}", "Rename it.")
+    return module
 
 
 def _last_line_in(error: BaseException, file: Path) -> str:
