@@ -103,6 +103,11 @@ class WorkflowRun:
             + 2 * runtime.kept_bytes
         )
 
+    @property
+    def task_timeout_s(self) -> float:
+        """Longest time a workflow task of this run may take, once its history has begun."""
+        return self._runtime.info().task_timeout.total_seconds()
+
     def begin(self, task: m.PollWorkflowTaskQueueResponse) -> None:
         """Take the metadata and the buffered queries of a workflow task; its history comes through `feed`."""
         runtime = self._runtime

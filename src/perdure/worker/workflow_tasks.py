@@ -38,7 +38,6 @@ _logger = logging.getLogger("perdure.worker")
 
 Task: TypeAlias = m.PollWorkflowTaskQueueResponse
 
-_DEFAULT_TASK_TIMEOUT_S = 10.0
 _SHARE_OF_TASK_FOR_STEPS = 0.5
 _HISTORY_PAGE_EVENTS = 1000
 _UNHANDLED = m.WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE
@@ -315,7 +314,7 @@ class WorkflowTaskWorker:
     async def _run_steps(self, entry: CachedRun, needed: StepsNeeded) -> TaskCompleted | TaskFailed:
         """Run steps until the task can be completed, or until half of its time is over."""
         now = asyncio.get_running_loop().time()
-        deadline = now + _DEFAULT_TASK_TIMEOUT_S * _SHARE_OF_TASK_FOR_STEPS
+        deadline = now + entry.run.task_timeout_s * _SHARE_OF_TASK_FOR_STEPS
         outcome: Outcome = needed
         while isinstance(outcome, StepsNeeded):
             entry.steps.keep(outcome.calls, self._threads, self._converter)
