@@ -55,7 +55,7 @@ _logger = logging.getLogger("perdure.worker")
 Task = m.PollActivityTaskQueueResponse
 
 _HEARTBEAT_SHARE = 0.8
-_LAST_WORDS_S = 5.0
+_LAST_WORDS_S = 2.0
 """How long cancelled activities may take to end when the worker stops."""
 
 
