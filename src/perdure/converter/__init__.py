@@ -7,9 +7,6 @@ encrypts or compresses what leaves the process. The default reads and writes wha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from perdure.api import messages as m
 from perdure.converter.arguments import decode_arguments, encode_arguments
 from perdure.converter.codec import CodecService, PayloadCodec, decode_message, encode_message
@@ -62,17 +59,13 @@ class DataConverter:
         self.payload_converter = payload_converter or PayloadConverter()
         self.failure_converter = failure_converter or FailureConverter()
         self.payload_codec = payload_codec
-        # Bound once: these two calls are on the path of every step.
+        # Bound once: these calls are on the path of every step.
         self.to_payload = self.payload_converter.to_payload
+        self.to_payloads = self.payload_converter.to_payloads
+        self.to_payload_bytes = self.payload_converter.to_payload_bytes
+        self.to_payloads_bytes = self.payload_converter.to_payloads_bytes
         self.from_payload = self.payload_converter.from_payload
-
-    def to_payloads(self, values: Sequence[Any], hints: Sequence[Any] | None = None) -> m.Payloads:
-        """Several values as payloads; see `PayloadConverter.to_payloads`."""
-        return self.payload_converter.to_payloads(values, hints)
-
-    def from_payloads(self, payloads: Sequence[m.Payload], hints: Sequence[Any] | None = None) -> list[Any]:
-        """The values of several payloads; see `PayloadConverter.from_payloads`."""
-        return self.payload_converter.from_payloads(payloads, hints)
+        self.from_payloads = self.payload_converter.from_payloads
 
     def to_failure(self, error: BaseException) -> m.Failure:
         """An error as a failure. Never raises."""

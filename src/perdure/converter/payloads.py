@@ -12,12 +12,13 @@ where the caller gave one. The bytes decide nothing else: no class is looked up 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, cast, get_args
+from typing import Any, Protocol, get_args
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
 
 from perdure.api import messages as m
+from perdure.api.wire import sized, varint
 from perdure.common import RawValue
 from perdure.converter import typed_json
 from perdure.converter.typed_json import hint_name
@@ -149,24 +150,28 @@ class BinaryProtobufEncoding(_ProtobufEncoding):
         return message
 
 
+_JSON_HEAD = m.Payload(metadata={"encoding": b"json/plain"}).SerializeToString() + b"\x12"
+"""The bytes of a json/plain payload up to its data, which is its last field."""
+
+_JSON_HEADS = tuple(_JSON_HEAD + varint(size) for size in range(256))
+"""The same with the size of the data."""
+
+
+def _json_payload(data: bytes) -> bytes:
+    size = len(data)
+    return _JSON_HEADS[size] + data if size < 256 else _JSON_HEAD + sized(data)
+
+
 class JsonPlainEncoding:
     """Any value JSON can hold; see `perdure.converter.typed_json`."""
 
     name = "json/plain"
 
-    def __init__(self) -> None:
-        self._empty = m.Payload(metadata={"encoding": b"json/plain"})
-
     def accepts(self, cls: type[Any]) -> bool:
         return True
 
     def to_payload(self, value: Any) -> m.Payload:
-        data = typed_json.encode(value)
-        # Copying a prepared message costs a third of building one with its map.
-        payload = m.Payload()
-        payload.CopyFrom(self._empty)
-        payload.data = data
-        return payload
+        return m.Payload.FromString(_json_payload(typed_json.encode(value)))
 
     def from_payload(self, payload: m.Payload, hint: Any) -> Any:
         return typed_json.decode(payload.data, hint)
@@ -204,6 +209,8 @@ class PayloadConverter:
         self.encodings = tuple(encodings) if encodings is not None else _default_encodings()
         self._readers = {encoding.name.encode(): encoding for encoding in self.encodings}
         self._writers: dict[type[Any], Encoding] = {}
+        self._json_types: set[type[Any]] = set()
+        """Types whose payloads can be written as bytes without a message."""
 
     def to_payload(self, value: Any, hint: Any = None) -> m.Payload:
         """One value as a payload.
@@ -211,7 +218,8 @@ class PayloadConverter:
         Raises:
             ConversionError: no encoding takes it, or it is not of the hinted type; the message says which part and why.
         """
-        cls = cast("type[Any]", type(value))
+        typed: object = value
+        cls = type(typed)
         writer = self._writers.get(cls)
         try:
             if writer is None:
@@ -235,15 +243,38 @@ class PayloadConverter:
         Raises:
             ConversionError: as `to_payload`; the message names the argument's number.
         """
-        payloads = m.Payloads()
-        append = payloads.payloads.append
+        return m.Payloads.FromString(self.to_payloads_bytes(values, hints))
+
+    def to_payloads_bytes(self, values: Sequence[Any], hints: Sequence[Any] | None = None) -> bytes:
+        """What `to_payloads` answers, as the bytes of that message; cheaper where it becomes part of another one."""
         known = len(hints) if hints is not None else 0
-        for index, value in enumerate(values):
+        parts: list[bytes] = []
+        index = 0
+        try:
+            for value in values:
+                payload = self.to_payload_bytes(value, hints[index] if hints is not None and index < known else None)
+                parts += (b"\x0a", varint(len(payload)), payload)
+                index += 1
+        except ConversionError as error:
+            raise ConversionError(f"argument {index + 1}: {error}") from error
+        return b"".join(parts)
+
+    def to_payload_bytes(self, value: Any, hint: Any = None) -> bytes:
+        """What `to_payload` answers, as the bytes of that message."""
+        typed: object = value
+        cls = type(typed)
+        if cls not in self._json_types:
+            return self.to_payload(value, hint).SerializeToString()
+        try:
+            data = typed_json.encode(value)
+        except ValueError as error:
+            raise ConversionError(f"a {hint_name(cls)} cannot become a payload: {error}") from error
+        if not (cls is hint and cls in _SELF_EVIDENT) and hint is not None and hint is not Any:
             try:
-                append(self.to_payload(value, hints[index] if hints is not None and index < known else None))
-            except ConversionError as error:
-                raise ConversionError(f"argument {index + 1}: {error}") from error
-        return payloads
+                typed_json.decode(data, hint)
+            except ValueError as error:
+                raise ConversionError(f"expected {hint_name(hint)}, got {hint_name(cls)}: {error}") from error
+        return _json_payload(data)
 
     def from_payload(self, payload: m.Payload, hint: Any = None) -> Any:
         """The value of a payload, of the hinted type; plain values without a hint, `RawValue` gives the payload.
@@ -291,6 +322,9 @@ class PayloadConverter:
             if encoding.accepts(cls):
                 if len(self._writers) >= _MAX_CACHED_TYPES:
                     self._writers.clear()
+                    self._json_types.clear()
                 self._writers[cls] = encoding
+                if type(encoding) is JsonPlainEncoding and type(self).to_payload is PayloadConverter.to_payload:
+                    self._json_types.add(cls)
                 return encoding
         raise ValueError("no encoding of this converter takes it")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Never, NoReturn, cast
 
 import msgspec
@@ -102,7 +103,11 @@ def decode(data: bytes, hint: object = Any) -> Any:
         JsonError: malformed, not UTF-8, too deep, or not what the hint says.
     """
     try:
-        return _decoder_of(hint)(data)
+        try:
+            decoder = _decoders[hint]
+        except (KeyError, TypeError):
+            decoder = _decoder_of(hint)
+        return decoder(data)
     except RecursionError:
         raise JsonError("the JSON is nested too deeply") from None
     except UnicodeDecodeError as error:
@@ -119,14 +124,10 @@ def decode(data: bytes, hint: object = Any) -> Any:
 
 
 def _decoder_of(hint: object) -> Callable[[bytes], Any]:
-    try:
-        decoder = _decoders.get(hint)
-    except TypeError:  # A hint that cannot be hashed, such as Annotated with a list: compiled each time.
-        return _compile(hint)
-    if decoder is None:
-        decoder = _compile(hint)
-        if len(_decoders) >= _MAX_CACHED_DECODERS:
-            _decoders.clear()
+    decoder = _compile(hint)
+    if len(_decoders) >= _MAX_CACHED_DECODERS:
+        _decoders.clear()
+    with suppress(TypeError):  # A hint that cannot be hashed, such as Annotated with a list: compiled each time.
         _decoders[hint] = decoder
     return decoder
 

@@ -48,6 +48,14 @@ class PayloadConverter(Protocol):
         """
         ...
 
+    def to_payload_bytes(self, value: Any, hint: Any = None) -> bytes:
+        """What `to_payload` answers, serialized."""
+        ...
+
+    def to_payloads_bytes(self, values: Sequence[Any], hints: Sequence[Any] | None = None) -> bytes:
+        """What `to_payloads` answers, serialized."""
+        ...
+
     def from_payload(self, payload: m.Payload, hint: Any = None) -> Any:
         """The value of a payload, of the hinted type.
 
