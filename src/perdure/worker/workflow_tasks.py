@@ -164,11 +164,12 @@ class WorkflowTaskWorker:
         """Do one task; the next one of the same run, if the answer brought it."""
         entry: CachedRun | None = None
         try:
-            entry = self.cache.get(task.workflow_execution.run_id)
-            if entry is None or entry.busy:
-                entry = await self._entry_for(task)
-                if entry is None:
+            found = self.cache.get(task.workflow_execution.run_id)
+            if found is None or found.busy:
+                found = await self._entry_for(task)
+                if found is None:
                     return await self._fail_unknown(task)
+            entry = found
             entry.busy = True
             if task.HasField("query"):
                 return await self._answer_query(task, entry)
