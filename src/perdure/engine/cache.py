@@ -40,6 +40,7 @@ class RunCache:
         recovered_at_ms: when this engine took over; what was handed out before may have been running since.
         on_loaded: called with each run read from the store, before anybody sees it.
         on_evicted: called with each run that leaves to save memory.
+        on_settled: called when a read has come to an end.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class RunCache:
         recovered_at_ms: int,
         on_loaded: Callable[[Slot], None],
         on_evicted: Callable[[Slot], None],
+        on_settled: Callable[[], None],
     ) -> None:
         self.loaded: dict[int, Slot] = {}
         self.current: dict[tuple[str, str], int] = {}
@@ -65,11 +67,12 @@ class RunCache:
         self._recovered_at_ms = recovered_at_ms
         self._on_loaded = on_loaded
         self._on_evicted = on_evicted
+        self._on_settled = on_settled
         self._run_ids: dict[str, int] = {}
         self._cold: OrderedDict[int, int] = OrderedDict()
         """Cold runs and the bytes they were counted with, least recently used first."""
         self.cold_bytes = 0
-        self._loading: dict[int, asyncio.Task[None]] = {}
+        self._loading: dict[int, asyncio.Future[None]] = {}
         self._reads = 0
         self._drops: dict[tuple[str, str], int] = {}
         """How often an id has left the index since the reads under way began."""
@@ -142,18 +145,22 @@ class RunCache:
             slot = self.loaded.get(run_key)
             if slot is not None:
                 return slot
-            task = self._loading.get(run_key)
-            if task is None:
-                task = asyncio.get_running_loop().create_task(self._load(run_key))
-                task.add_done_callback(_seen)
-                self._loading[run_key] = task
-            try:
-                await asyncio.shield(task)
-            finally:
-                # Cold only now: while it was not, no other load could push it out before its caller has seen it.
-                loaded = self.loaded.get(run_key)
-                if loaded is not None:
-                    self.cool(loaded)
+            reading = self._loading.get(run_key)
+            if reading is None:
+                await self._load_for_all(run_key)
+            else:
+                await asyncio.shield(reading)
+
+    async def _load_for_all(self, run_key: int) -> None:
+        """Load a run; others who want it wait. If this caller gives up or fails, the next of them tries."""
+        reading: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loading[run_key] = reading
+        try:
+            await self._load(run_key)
+        finally:
+            del self._loading[run_key]
+            reading.set_result(None)
+            self._on_settled()
 
     async def _load(self, run_key: int) -> None:
         try:
@@ -163,14 +170,13 @@ class RunCache:
             run = await self._decode(loaded)
         except (StoreCorruptError, MsgspecError, DecodeError, ValueError, LookupError) as error:
             raise self.quarantine(run_key, f"its state is damaged: {error}") from error
-        finally:
-            self._loading.pop(run_key, None)
         if run_key in self.loaded:
             return
         self.loads += 1
         slot = Slot(run, fresh=False, encoded_bytes=len(loaded.row.state))
         self.add(slot)
         self._on_loaded(slot)
+        self.cool(slot)
 
     async def _decode(self, loaded: LoadedRun) -> history.Run:
         key = loaded.row.run_key
@@ -250,6 +256,7 @@ class RunCache:
                 self._reads -= 1
                 if not self._reads:
                     self._drops.clear()
+                    self._on_settled()
             if stale or ident in self.current or (slot is not None and slot.gone):
                 continue
             if slot is not None:
@@ -263,9 +270,3 @@ class RunCache:
             if error.code is StatusCode.NOT_FOUND:
                 return None
             raise
-
-
-def _seen(task: asyncio.Task[None]) -> None:
-    """Whoever asked for the run may have gone; its error is then nobody's."""
-    if not task.cancelled():
-        task.exception()

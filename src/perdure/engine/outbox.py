@@ -104,6 +104,7 @@ class Outbox:
                 return
             finally:
                 self._delivering = False
+                self._shard.on_settled()
 
     async def _deliver(self, run_key: int, message: OutMessage) -> None:
         shard = self._shard

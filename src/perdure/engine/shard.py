@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["Shard"]
 
 _LAST_KEY = "last_run_key"
+_LOADS_A_TURN = 20
+"""Runs loaded in one turn of the event loop: a load may not suspend by itself."""
 _LATER_MS = 60_000
 """When a closed run that cannot be erased yet is looked at again."""
 
@@ -78,6 +80,7 @@ class Shard:
             quarantine_kept=config.quarantine_kept,
             recovered_at_ms=clock.now_ms(),
             on_loaded=self._loaded,
+            on_settled=on_settled,
             on_evicted=self._evicted,
         )
         self.committer = Committer(store, self, config.linger_turns)
@@ -87,7 +90,7 @@ class Shard:
         self.next_number = int.from_bytes(ids.new_bytes(7), "big")
         """Of hand-outs and queries: starts at random, so that numbers of an earlier engine never match."""
         self._on_failed = on_failed
-        self._on_settled = on_settled
+        self.on_settled = on_settled
         self._last_key = 0
         self._orphans: dict[int, list[HeldActivity]] = {}
         self.lost: set[int] = set()
@@ -113,7 +116,9 @@ class Shard:
         after: tuple[int, int] | None = None
         while not self._stopped:
             rows = await self.store.due_runs(0, after, page)
-            for _, key in rows:
+            for count, (_, key) in enumerate(rows):
+                if count % _LOADS_A_TURN == 0:
+                    await asyncio.sleep(0)
                 await self._revive(key)
             if len(rows) < page:
                 break
@@ -152,7 +157,7 @@ class Shard:
             failure = RpcError(StatusCode.INTERNAL, f"the engine stopped: {error!r}")
             failure.__cause__ = error
             self.fail(failure)
-        self._on_settled()
+        self.on_settled()
 
     @property
     def busy(self) -> bool:
@@ -363,10 +368,12 @@ class Shard:
             asyncio.get_running_loop().call_soon(self._ring)
         else:
             timers.arm()
-        self._on_settled()
+        self.on_settled()
 
     async def _wake_away(self, keys: list[int]) -> None:
-        for key in keys:
+        for count, key in enumerate(keys):
+            if count % _LOADS_A_TURN == 0:
+                await asyncio.sleep(0)
             try:
                 slot = await self.cache.get(key)
             except RpcError:
@@ -518,7 +525,7 @@ class Shard:
         for slot in group.slots:
             if not slot.held:
                 cool(slot)
-        self._on_settled()
+        self.on_settled()
 
     def lose_groups(self, groups: list[Group], error: RpcError) -> None:
         """The groups are lost: forget their runs, and read them again when the store may have recovered."""
@@ -532,6 +539,7 @@ class Shard:
             self.lost.update(group.erased)
         self.clock.call_at(self.clock.now_ms() + self._retry_ms, self._recover)
         self._retry_ms = min(self._retry_ms * 2, self.config.retry_max_ms)
+        self.on_settled()
 
     def _lose(self, slot: Slot, error: RpcError) -> None:
         held = [*slot.settled]
