@@ -10,7 +10,6 @@ import asyncio
 import inspect
 import logging
 import sys
-from collections.abc import Awaitable, Callable
 from types import ModuleType
 
 import pytest
@@ -18,11 +17,12 @@ import temporalio.client
 import temporalio.worker
 
 from perdure.api import messages as m
-from perdure.client import WorkflowFailureError, WorkflowHistory
+from perdure.client import WorkflowHistory
 from perdure.testing import Replayer
 from tests.system import twins
 from tests.system.lives import Life, Lives
 from tests.system.twin_activities import ACTIVITIES
+from tests.system.twin_stories import STORIES
 
 
 def official_twins() -> ModuleType:
@@ -37,85 +37,6 @@ def official_twins() -> ModuleType:
 CHECKS_IDS = 1
 OURS = twins.WORKFLOWS
 THEIRS = official_twins().WORKFLOWS
-
-
-async def simple(life: Life, name: str, *args: object) -> object:
-    return await life.client.execute_workflow(name, *args, id=name)
-
-
-async def mailbox(life: Life) -> object:
-    handle = await life.client.start_workflow("mailbox", id="mailbox")
-    await life.at(1)
-    await handle.signal("post", "first")
-    await life.at(60)
-    # Both reach it in one workflow task.
-    await asyncio.gather(handle.signal("drop", "second"), handle.signal("post", "third"))
-    return await handle.result()
-
-
-async def parent(life: Life) -> object:
-    await life.client.start_workflow("child", "stranger", id="stranger")
-    result = await simple(life, "parent")
-    await life.rest()
-    assert (await life.client.get_workflow_handle("child-left").describe()).status == 5
-    assert (await life.client.get_workflow_handle("child-abandoned").describe()).status == 1
-    return result
-
-
-async def meddler(life: Life) -> object:
-    victim = await life.client.start_workflow("cleans_up", id="victim")
-    listener = await life.client.start_workflow("child", "listen", id="listener")
-    await life.at(1)
-    result = await simple(life, "meddler")
-    with pytest.raises(WorkflowFailureError):
-        await victim.result()
-    return [result, await listener.result()]
-
-
-async def cleans_up(life: Life) -> object:
-    handle = await life.client.start_workflow("cleans_up", id="cleans_up")
-    await life.at(5)
-    await handle.cancel()
-    with pytest.raises(WorkflowFailureError) as caught:
-        await handle.result()
-    return type(caught.value.cause).__name__
-
-
-async def fails(life: Life) -> object:
-    with pytest.raises(WorkflowFailureError) as caught:
-        await simple(life, "fails")
-    return str(caught.value.cause)
-
-
-Told = Callable[[Life], Awaitable[object]]
-STORIES: dict[str, tuple[Told, object]] = {
-    "activities": (
-        lambda life: simple(life, "activities"),
-        ["one", "a", "b", "c", "three", "ApplicationError", "TimeoutError"],
-    ),
-    "cancelled_activities": (
-        lambda life: simple(life, "cancelled_activities"),
-        [
-            "endless 1 cancelled",
-            "done all the same",
-            "endless 0 cancelled",
-            "endless 2 cancelled",
-            "never began",
-            "taken back",
-        ],
-    ),
-    "timers": (lambda life: simple(life, "timers"), "rested"),
-    "mailbox": (mailbox, ["first", "late", "second", "third"]),
-    "parent": (
-        parent,
-        ["quick", "ApplicationError", "wait, told hello", "cancelled", "exists already", "child-abandoned"],
-    ),
-    "meddler": (meddler, [["nobody to signal", "nobody to cancel"], "listen, told hello"]),
-    "cleans_up": (cleans_up, "CancelledError"),
-    "fails": (fails, "Broken: broken"),
-    "again": (lambda life: simple(life, "again", 2), 0),
-    "patched": (lambda life: simple(life, "patched"), "one!?"),
-}
 
 
 def told(name: str, **options: object) -> tuple[object, list[WorkflowHistory]]:

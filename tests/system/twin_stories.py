@@ -1,0 +1,115 @@
+"""What the outside does to the workflows of `twins`, and what comes of it. Every story may be told again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from perdure.client import WorkflowFailureError, WorkflowHandle, WorkflowNotFoundError
+from perdure.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from perdure.exceptions import WorkflowAlreadyStartedError
+from tests.system.lives import Life
+
+__all__ = ["STORIES"]
+
+
+async def start(life: Life, name: str, *args: object, id: str | None = None) -> WorkflowHandle[Any]:
+    """Start a workflow, or find the one that an earlier life started."""
+    id = id or name
+    try:
+        return await life.client.start_workflow(
+            name,
+            *args,
+            id=id,
+            request_id=f"start {id}",
+            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        )
+    except WorkflowAlreadyStartedError:
+        return life.client.get_workflow_handle(id)
+
+
+async def simple(life: Life, name: str, *args: object) -> object:
+    return await (await start(life, name, *args)).result()
+
+
+async def mailbox(life: Life) -> object:
+    handle = await start(life, "mailbox")
+    await life.at(1)
+    await life.signal("mailbox", "post", "first", request_id="1")
+    await life.at(60)
+    # Both reach it in one workflow task.
+    await asyncio.gather(
+        life.signal("mailbox", "drop", "second", request_id="2"),
+        life.signal("mailbox", "post", "third", request_id="3"),
+    )
+    return await handle.result()
+
+
+async def parent(life: Life) -> object:
+    await start(life, "child", "stranger", id="stranger")
+    result = await simple(life, "parent")
+    await life.rest()
+    assert (await life.client.get_workflow_handle("child-left").describe()).status == 5
+    assert (await life.client.get_workflow_handle("child-abandoned").describe()).status == 1
+    return result
+
+
+async def meddler(life: Life) -> object:
+    victim = await start(life, "cleans_up", id="victim")
+    listener = await start(life, "child", "listen", id="listener")
+    await life.at(1)
+    result = await simple(life, "meddler")
+    with pytest.raises(WorkflowFailureError):
+        await victim.result()
+    return [result, await listener.result()]
+
+
+async def cleans_up(life: Life) -> object:
+    handle = await start(life, "cleans_up")
+    await life.at(5)
+    with suppress(WorkflowNotFoundError):  # It has been cancelled and has closed in an earlier life.
+        await handle.cancel()
+    with pytest.raises(WorkflowFailureError) as caught:
+        await handle.result()
+    return type(caught.value.cause).__name__
+
+
+async def fails(life: Life) -> object:
+    with pytest.raises(WorkflowFailureError) as caught:
+        await simple(life, "fails")
+    return str(caught.value.cause)
+
+
+STORIES: dict[str, tuple[Callable[[Life], Awaitable[object]], object]] = {
+    "activities": (
+        lambda life: simple(life, "activities"),
+        ["one", "a", "b", "c", "three", "ApplicationError", "TimeoutError"],
+    ),
+    "cancelled_activities": (
+        lambda life: simple(life, "cancelled_activities"),
+        [
+            "endless 1 cancelled",
+            "done all the same",
+            "endless 0 cancelled",
+            "endless 2 cancelled",
+            "never began",
+            "taken back",
+        ],
+    ),
+    "timers": (lambda life: simple(life, "timers"), "rested"),
+    "mailbox": (mailbox, ["first", "late", "second", "third"]),
+    "parent": (
+        parent,
+        ["quick", "ApplicationError", "wait, told hello", "cancelled", "exists already", "child-abandoned"],
+    ),
+    "meddler": (meddler, [["nobody to signal", "nobody to cancel"], "listen, told hello"]),
+    "cleans_up": (cleans_up, "CancelledError"),
+    "fails": (fails, "Broken: broken"),
+    "again": (lambda life: simple(life, "again", 2), 0),
+    "patched": (lambda life: simple(life, "patched"), "one!?"),
+}
