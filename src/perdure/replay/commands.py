@@ -1,8 +1,8 @@
 """Builds the API's commands from what workflow code asked for.
 
 Only live workflow tasks build them; a replayed task compares what was asked with what is recorded and sends nothing.
-An activity's command is copied from a template per (name, task queue, options), since all but its id and input
-repeat from call to call.
+An activity's command is put together as bytes: all but its id and input repeat from call to call and are serialized
+once for each (name, task queue), as long as the options are the same object.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from perdure.api import messages as m
 from perdure.api.durations import ms_of_timedelta, set_duration_ms
+from perdure.api.wire import sized, text, varint
 from perdure.common import RetryPolicy
 from perdure.replay.calls import (
     ActivityHandle,
@@ -51,7 +52,23 @@ STEP_MARKER = "perdure.step"
 MAX_TEMPLATES = 4096
 
 _Command = m.Command
-_templates: dict[tuple[str, str, int], tuple[ActivityOptions, m.Command]] = {}
+_templates: dict[tuple[str, str], tuple[ActivityOptions, bytes]] = {}
+
+
+def _tag(message: type[Any], field: str) -> bytes:
+    """What stands before the size of a field that has one."""
+    return varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | 2)
+
+
+_ACTIVITY_ID = _tag(m.ScheduleActivityTaskCommandAttributes, "activity_id")
+_ACTIVITY_INPUT = _tag(m.ScheduleActivityTaskCommandAttributes, "input")
+_SCHEDULE_ACTIVITY = _Command(command_type=command.SCHEDULE_ACTIVITY).SerializeToString() + _tag(  # type: ignore[arg-type] # an int is what the wire has
+    _Command, "schedule_activity_task_command_attributes"
+)
+_COMPLETION_RESULT = _tag(m.CompleteWorkflowExecutionCommandAttributes, "result")
+_COMPLETE_WORKFLOW = _Command(command_type=command.COMPLETE_WORKFLOW).SerializeToString() + _tag(  # type: ignore[arg-type] # an int is what the wire has
+    _Command, "complete_workflow_execution_command_attributes"
+)
 
 
 def set_timeout(field: Duration, timeout: timedelta | None) -> None:
@@ -60,13 +77,13 @@ def set_timeout(field: Duration, timeout: timedelta | None) -> None:
         set_duration_ms(field, ms_of_timedelta(timeout))
 
 
-def activity_template(name: str, task_queue: str, options: ActivityOptions) -> m.Command:
-    """The command of an activity without its id and input; shared, not to be changed.
+def activity_template(name: str, task_queue: str, options: ActivityOptions) -> bytes:
+    """The attributes of an activity's command without its id and input, serialized.
 
     Raises:
         ValueError: the options lack a timeout.
     """
-    key = (name, task_queue, id(options))
+    key = (name, task_queue)
     entry = _templates.get(key)
     if entry is not None and entry[0] is options:
         return entry[1]
@@ -75,8 +92,7 @@ def activity_template(name: str, task_queue: str, options: ActivityOptions) -> m
             f"activity {name!r} needs start_to_close_timeout (how long one attempt may take) or "
             "schedule_to_close_timeout (how long all attempts may take together)"
         )
-    result = _Command(command_type=command.SCHEDULE_ACTIVITY)  # type: ignore[arg-type] # an int is what the wire has
-    attrs = result.schedule_activity_task_command_attributes
+    attrs = m.ScheduleActivityTaskCommandAttributes()
     attrs.activity_type.name = name
     attrs.task_queue.name = options.task_queue or task_queue
     set_timeout(attrs.schedule_to_close_timeout, options.schedule_to_close_timeout)
@@ -87,20 +103,17 @@ def activity_template(name: str, task_queue: str, options: ActivityOptions) -> m
         options.retry_policy.apply_to_proto(attrs.retry_policy)
     if options.priority is not None:
         options.priority.apply_to_proto(attrs.priority)
+    result = attrs.SerializeToString()
     if len(_templates) >= MAX_TEMPLATES:
         _templates.clear()
     _templates[key] = (options, result)
     return result
 
 
-def schedule_activity(template: m.Command, activity_id: str, payloads: m.Payloads) -> m.Command:
-    """The command of one activity."""
-    result = _Command()
-    result.CopyFrom(template)
-    attrs = result.schedule_activity_task_command_attributes
-    attrs.activity_id = activity_id
-    attrs.input.CopyFrom(payloads)
-    return result
+def schedule_activity(template: bytes, activity_id: str, payloads: bytes) -> m.Command:
+    """The command of one activity, its input serialized."""
+    attrs = b"".join((template, text(_ACTIVITY_ID, activity_id), _ACTIVITY_INPUT, varint(len(payloads)), payloads))
+    return _Command.FromString(_SCHEDULE_ACTIVITY + varint(len(attrs)) + attrs)
 
 
 def cancel_activity(handle: ActivityHandle[Any]) -> m.Command:
@@ -212,11 +225,10 @@ def continue_as_new(
     return result
 
 
-def complete_workflow(payloads: m.Payloads) -> m.Command:
-    """Close the run with a result."""
-    result = _new(command.COMPLETE_WORKFLOW)
-    result.complete_workflow_execution_command_attributes.result.CopyFrom(payloads)
-    return result
+def complete_workflow(payloads: bytes) -> m.Command:
+    """Close the run with a result, serialized."""
+    attrs = _COMPLETION_RESULT + sized(payloads)
+    return _Command.FromString(_COMPLETE_WORKFLOW + sized(attrs))
 
 
 def fail_workflow(failure: m.Failure) -> m.Command:

@@ -179,8 +179,11 @@ def _resolve(runtime: WorkflowRuntime, call: Any, result: m.Payloads, hint: Any)
 
 def _activity_completed(runtime: WorkflowRuntime, event: m.HistoryEvent, _: Expected) -> None:
     attrs = event.activity_task_completed_event_attributes
-    call: ActivityHandle[Any] = _waiting(runtime, event, attrs.scheduled_event_id)
-    _resolve(runtime, call, attrs.result, call.result_type)
+    event_id = attrs.scheduled_event_id
+    call: ActivityHandle[Any] = runtime.pending.pop(event_id, None) or _waiting(runtime, event, event_id)
+    if not call.done():
+        payloads = attrs.result.payloads
+        runtime.resolve_with(call, payloads[0] if payloads else None, call.result_type)
 
 
 def _activity_error(call: ActivityHandle[Any], attrs: Any, cause: BaseException, what: str) -> ActivityError:

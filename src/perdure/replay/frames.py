@@ -23,7 +23,7 @@ _INTERNAL_PATHS = (
     str(Path(asyncio.__file__).parent) + os.sep,
 )
 
-_internal_globals: set[int] = set()
+_internal_modules: set[str] = set()
 
 
 class Site:
@@ -53,11 +53,11 @@ def place_of_call() -> Any:
     """The innermost frame that is not ours or asyncio's, as (code, instruction); None outside of user code."""
     frame = sys._getframe(2)
     while frame is not None:
-        names = frame.f_globals
-        if id(names) not in _internal_globals:
-            if not names.get("__name__", "").startswith(INTERNAL_MODULES):
+        module = frame.f_globals.get("__name__", "")
+        if module not in _internal_modules:
+            if not module.startswith(INTERNAL_MODULES):
                 return frame.f_code, frame.f_lasti
-            _internal_globals.add(id(names))  # These modules stay, so the id does.
+            _internal_modules.add(module)
         frame = frame.f_back
     return None
 

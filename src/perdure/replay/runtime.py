@@ -138,7 +138,7 @@ class WorkflowRuntime:
         if loop.read_only:
             self.check_writable("start activities")
         template = build.activity_template(name, self.task_queue, options)
-        payloads = self.converter.to_payloads(args, arg_types)
+        payloads = self.converter.to_payloads_bytes(args, arg_types)
         self._activities += 1
         activity_id = options.activity_id or str(self._activities)
         handle: ActivityHandle[Any] = ActivityHandle(self, name, activity_id, options.cancellation_type, result_type)
@@ -471,7 +471,7 @@ class WorkflowRuntime:
         if self.loop.inert:
             return
         try:
-            payloads = self.converter.to_payloads((result,), (self.definition.return_type,))
+            payloads = self.converter.to_payloads_bytes((result,), (self.definition.return_type,))
         except Exception as error:
             self.conclude(error)
             return
