@@ -11,16 +11,21 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-__all__ = ["sized", "text", "timestamp", "varint"]
+__all__ = ["rare_varint", "sized", "text", "timestamp", "varint"]
 
 _NUMBERS_KEPT: Final = 16_384
 _TEXTS_KEPT: Final = 4096
 _INSTANTS_KEPT: Final = 256
 
 
-@lru_cache(maxsize=_NUMBERS_KEPT)
-def varint(number: int) -> bytes:
+def rare_varint(number: int) -> bytes:
     """A number as an int64: seven bits a byte, the low ones first."""
+    if 0 <= number < 128:
+        return bytes((number,))
+    if 0 <= number < 1 << 21:
+        if number < 1 << 14:
+            return bytes((number & 127 | 128, number >> 7))
+        return bytes((number & 127 | 128, number >> 7 & 127 | 128, number >> 14))
     number &= 0xFFFF_FFFF_FFFF_FFFF
     data = bytearray()
     while number > 127:
@@ -28,6 +33,10 @@ def varint(number: int) -> bytes:
         number >>= 7
     data.append(number)
     return bytes(data)
+
+
+varint = lru_cache(maxsize=_NUMBERS_KEPT)(rare_varint)
+"""The same, remembered: for numbers that come again, as ids and lengths do."""
 
 
 def sized(data: bytes) -> bytes:
@@ -45,9 +54,10 @@ def text(tag: bytes, value: str) -> bytes:
 def timestamp(at_ms: int) -> bytes:
     """The content of a Timestamp field, with its length before it."""
     seconds, ms = divmod(at_ms, 1000)
-    data = b""
-    if seconds:
-        data += b"\x08" + varint(seconds)
-    if ms:
-        data += b"\x10" + varint(ms * 1_000_000)
-    return sized(data)
+    data = b"\x08" + varint(seconds) if seconds else b""
+    return sized(data + b"\x10" + _nanos(ms) if ms else data)
+
+
+@lru_cache(maxsize=1000)
+def _nanos(ms: int) -> bytes:
+    return rare_varint(ms * 1_000_000)

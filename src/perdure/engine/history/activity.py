@@ -23,7 +23,7 @@ from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.engine.history import deadlines, events, failures, frames, pending, retrying, workflow_task
 from perdure.engine.history.events import DEFERRED
-from perdure.engine.history.recording import arrival_id, arrive, arrive_body
+from perdure.engine.history.recording import arrival_id, arrive, arrive_bodies, arrive_body
 from perdure.engine.history.state import ActivityItem, ActivityLive, Run
 from perdure.engine.history.transition import DEFAULT_LIMITS, Limits, Transition
 
@@ -120,13 +120,14 @@ def complete_activity(
 ) -> Transition:
     """The attempt succeeded. A result that is too large fails the activity instead."""
     item = find(run, scheduled_event_id, attempt)
-    if result is not None and result.ByteSize() > limits.blob_bytes:
+    event_id, started = _started(run, item, identity, now_ms)
+    completed_id, started_id = (event_id + 1, event_id) if event_id else (0, DEFERRED)
+    completed = frames.activity_completed(completed_id, now_ms, scheduled_event_id, started_id, result, identity)
+    if len(completed) > limits.blob_bytes and result is not None and result.ByteSize() > limits.blob_bytes:
         failure = failures.server_failure("Complete result exceeds size limit.", non_retryable=True)
         return fail_activity(run, scheduled_event_id, attempt, failure, identity=identity, now_ms=now_ms)
     transition = Transition(run, now_ms)
-    started_id = _record_started(transition, item, identity)
-    body = frames.activity_completed(arrival_id(run), now_ms, scheduled_event_id, started_id, result, identity)
-    arrive_body(transition, body)
+    arrive_bodies(transition, started, completed)
     pending.remove_activity(run, item)
     workflow_task.call(transition)
     return transition
@@ -264,20 +265,22 @@ def _retry(transition: Transition, item: ActivityItem, failure: m.Failure, ident
 
 def _record_started(transition: Transition, item: ActivityItem, identity: str) -> int:
     """Write the Started event of the last attempt; its id, or what stands for it in a buffered event."""
-    run = transition.run
-    held = run.live.activities.get(item.event_id)
-    if held is not None:
-        started_at_ms = held.started_at_ms
-        identity = held.identity
-    elif item.held:
-        started_at_ms = item.last_started_at_ms
-        identity = item.last_worker_identity
-    else:
-        started_at_ms = transition.now_ms
-    event_id = arrival_id(run)
-    body = frames.activity_started(event_id, started_at_ms, item.event_id, identity, item.attempt, item.last_failure)
+    event_id, body = _started(transition.run, item, identity, transition.now_ms)
     arrive_body(transition, body)
     return event_id or DEFERRED
+
+
+def _started(run: Run, item: ActivityItem, identity: str, now_ms: int) -> tuple[int, bytes]:
+    """The Started event of the last attempt: its id, 0 if it will be buffered, and its body."""
+    held = run.live.activities.get(item.event_id)
+    if held is not None:
+        now_ms = held.started_at_ms
+        identity = held.identity
+    elif item.held:
+        now_ms = item.last_started_at_ms
+        identity = item.last_worker_identity
+    event_id = arrival_id(run)
+    return event_id, frames.activity_started(event_id, now_ms, item.event_id, identity, item.attempt, item.last_failure)
 
 
 def fire_due(transition: Transition, item: ActivityItem) -> None:

@@ -72,19 +72,20 @@ def _write_completed(
     run = transition.run
     state = run.state
     live = run.live
-    now_ms = transition.now_ms
     live.task = None
     event_id = task.started_event_id + 1
-    body = frames.task_completed(event_id, now_ms, task.scheduled_event_id, task.started_event_id, request)
-    completed = framed(body)
+    started_event_id = task.started_event_id
+    completed = framed(
+        frames.task_completed(event_id, transition.now_ms, task.scheduled_event_id, started_event_id, request)
+    )
     written = [task.started_frame, completed]
     if task.scheduled_frame:
         written.insert(0, task.scheduled_frame)
     transition.frames = written
     live.frames = [completed]
     state.next_event_id = event_id + 1
-    state.history_bytes += sum(map(len, written))
-    evolve.apply_task_completed(state, event_id, task.started_event_id)
+    state.history_bytes += len(task.scheduled_frame) + len(task.started_frame) + len(completed)
+    evolve.apply_task_completed(state, event_id, started_event_id)
     plan.completed_event_id = event_id
     if request.HasField("sticky_attributes"):
         state.sticky_queue, state.sticky_timeout_ms = _sticky(request.sticky_attributes.SerializeToString())

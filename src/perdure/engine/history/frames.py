@@ -16,22 +16,24 @@ from functools import lru_cache
 from typing import Final
 
 from perdure.api import messages as m
-from perdure.api.wire import text, timestamp, varint
+from perdure.api.wire import rare_varint, text, timestamp, varint
 from perdure.engine.history import events
 
 _STRINGS_KEPT: Final = 4096
 
 
 def _type(event_type: m.EventType.ValueType) -> bytes:
-    return b"\x18" + varint(event_type)
+    """Field 3 and the tag of field 5, the event's id once more."""
+    return b"\x18" + varint(event_type) + b"\x28"
 
 
 def _body(event_id: int, at_ms: int, event_type: bytes, tag: bytes, attributes: bytes) -> bytes:
-    length = varint(len(attributes))
     if not event_id:
-        return b"\x12" + timestamp(at_ms) + event_type + tag + length + attributes
+        return b"\x12" + timestamp(at_ms) + event_type[:-1] + tag + varint(len(attributes)) + attributes
     number = varint(event_id)
-    return b"".join((b"\x08", number, b"\x12", timestamp(at_ms), event_type, b"\x28", number, tag, length, attributes))
+    return b"".join(
+        (b"\x08", number, b"\x12", timestamp(at_ms), event_type, number, tag, varint(len(attributes)), attributes)
+    )
 
 
 def framed(body: bytes) -> bytes:
@@ -78,7 +80,7 @@ def task_started(
     if request:
         attributes += b"\x1a" + varint(len(request)) + request
     if history_bytes:
-        attributes += b"\x28" + varint(history_bytes)
+        attributes += b"\x28" + rare_varint(history_bytes)
     return _body(event_id, at_ms, _TASK_STARTED, b"\x5a", attributes)
 
 

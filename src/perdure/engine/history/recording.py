@@ -45,12 +45,23 @@ def append(transition: Transition, event: m.HistoryEvent) -> None:
 
 
 def append_frame(transition: Transition, data: bytes) -> None:
+    """`append` for an event that is framed already."""
     run = transition.run
     state = run.state
     transition.frames.append(data)
     run.live.frames.append(data)
     state.next_event_id += 1
     state.history_bytes += len(data)
+
+
+def append_frames(transition: Transition, new: list[bytes]) -> None:
+    """`append` for several."""
+    run = transition.run
+    state = run.state
+    transition.frames += new
+    run.live.frames += new
+    state.next_event_id += len(new)
+    state.history_bytes += sum(map(len, new))
 
 
 def arrival_id(run: Run) -> int:
@@ -73,6 +84,15 @@ def arrive_body(transition: Transition, body: bytes) -> None:
         append_frame(transition, framed(body))
     else:
         run.state.buffered.append(body)
+
+
+def arrive_bodies(transition: Transition, first: bytes, second: bytes) -> None:
+    """`arrive_body` for two events."""
+    run = transition.run
+    if run.live.task is None:
+        append_frames(transition, [framed(first), framed(second)])
+    else:
+        run.state.buffered += (first, second)
 
 
 def flush(transition: Transition) -> bool:

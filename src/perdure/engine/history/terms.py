@@ -28,8 +28,9 @@ _TERMS_KEPT_BYTES: Final = 4096
 """Longer ones are not remembered."""
 _SPAN_MAX_MS: Final = 100 * 365 * 24 * 3600 * 1000
 
-_ID, _TYPE, _QUEUE, _HEADER, _INPUT = b"\x0a\x12\x22\x2a\x32"
-"""Tags of a command's first fields."""
+_TYPE_AND_QUEUE: Final = b"\x12\x22"
+_HEADER, _INPUT = b"\x2a\x32"
+"""Tags of a command's first fields; that of the id is 10."""
 
 
 class BadTerms(ValueError):
@@ -88,10 +89,10 @@ def read(data: bytes, task_queue: str, run_timeout_ms: int) -> Asked:
         BadTerms: they can't hold.
     """
     end = len(data)
-    own = data[0] == _ID if data else False
-    terms_at = at = _end(data, 0) if own else 0
-    while at < end and (data[at] == _TYPE or data[at] == _QUEUE):
-        at = _end(data, at)
+    terms_at = at = _end(data, 0) if data.startswith(b"\x0a") else 0
+    while at < end and data[at] in _TYPE_AND_QUEUE:
+        size = data[at + 1]
+        at = at + 2 + size if size < 128 else _end(data, at)
     header_at = at
     if at < end and data[at] == _HEADER:
         at = _end(data, at)
@@ -108,17 +109,17 @@ def _end(data: bytes, at: int) -> int:
     """Where the field with a length that begins at `at` ends."""
     at += 1
     size = data[at]
-    if size > 127:
-        size &= 127
-        shift = 7
-        while True:
-            at += 1
-            byte = data[at]
-            size |= (byte & 127) << shift
-            if byte < 128:
-                break
-            shift += 7
-    return at + 1 + size
+    if size < 128:
+        return at + 1 + size
+    size &= 127
+    shift = 7
+    while True:
+        at += 1
+        byte = data[at]
+        size |= (byte & 127) << shift
+        if byte < 128:
+            return at + 1 + size
+        shift += 7
 
 
 @lru_cache(maxsize=_TERMS_KEPT)

@@ -54,10 +54,8 @@ def schedule(transition: Transition) -> None:
     state = run.state
     event_id = state.next_event_id
     now_ms = transition.now_ms
-    append_frame(
-        transition,
-        framed(frames.task_scheduled(event_id, now_ms, state.task_queue, state.sticky_queue, state.task_timeout_ms, 1)),
-    )
+    body = frames.task_scheduled(event_id, now_ms, state.task_queue, state.sticky_queue, state.task_timeout_ms, 1)
+    append_frame(transition, framed(body))
     evolve.apply_task_scheduled(state, event_id, now_ms, 1)
     transition.workflow_task = True
 
@@ -72,12 +70,13 @@ def start(
     run: Run, *, identity: str, request_id: str, sticky: bool, limits: Limits = DEFAULT_LIMITS, now_ms: int
 ) -> WorkflowTaskLive:
     """Hand out the pending workflow task (precondition: `ready`); sets run.live.task."""
-    if not ready(run, now_ms):
-        raise RpcError(StatusCode.NOT_FOUND, "workflow task not found: it is handed out, done, or not yet due")
     state = run.state
+    live = run.live
+    scheduled_id = state.task_scheduled_event_id
+    if not scheduled_id or live.task is not None or state.task_not_before_ms > now_ms:
+        raise RpcError(StatusCode.NOT_FOUND, "workflow task not found: it is handed out, done, or not yet due")
     if not sticky:
         state.sticky_queue = ""
-    scheduled_id = state.task_scheduled_event_id
     started_id = state.next_event_id
     attempt = state.task_attempt
     scheduled_frame = b""
@@ -95,7 +94,7 @@ def start(
     if started_id >= limits.history_events_suggest or state.history_bytes >= limits.history_bytes_suggest:
         suggest = _reasons(run, limits)
     body = frames.task_started(started_id, now_ms, scheduled_id, identity, request_id, state.history_bytes, suggest)
-    task = run.live.task = WorkflowTaskLive(
+    task = live.task = WorkflowTaskLive(
         scheduled_id,
         started_id,
         attempt,
