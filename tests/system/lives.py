@@ -169,6 +169,7 @@ class Life:
         self.raw = engine.service(in_process=True)
         self.client = Client(_Witness(self.raw, self.ledger), task_queue="system")  # type: ignore[arg-type]
         self.worker: Worker | None = None
+        self.is_reborn = lives.lives > 1
 
     async def start_worker(self, **options: Any) -> Worker:
         """A worker for everything the lives are about."""
