@@ -97,6 +97,8 @@ class Activity(Generic[P, R]):
         """
         runtime = context.current()
         if runtime is not None:
+            if not kwargs and len(args) == self.signature.maximum:
+                return self._execute(runtime, args)
             return self._execute(runtime, self.bind(args, kwargs))
         if self.is_async or not _in_coroutine():
             return self.fn(*args, **kwargs)
@@ -108,10 +110,10 @@ class Activity(Generic[P, R]):
                 f"{describe_callable(self.fn)} is a dynamic activity: call it by a name of your choice with "
                 "workflow.execute_activity('name', …)"
             )
-        signature = self.signature
+        arg_types, return_type = self.signature.hints
         try:
             scheduled = runtime.start_activity(
-                self.name, args, self.defaults, arg_types=signature.arg_types, result_type=signature.return_type
+                self.name, args, self.defaults, arg_types=arg_types, result_type=return_type
             )
         except ConversionError as error:
             raise ConversionError(f"activity {self.name}, {error}") from error

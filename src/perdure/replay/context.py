@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from asyncio.events import _get_running_loop
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from perdure.exceptions import NotInWorkflowError
 from perdure.replay.calls import ActivityHandle
@@ -44,7 +44,10 @@ class ActivityStarter(Protocol):
 def current() -> WorkflowRuntime | None:
     """The running workflow, None outside of workflow code."""
     loop = _get_running_loop()
-    return cast("WorkflowRuntime", loop.owner) if type(loop) is WorkflowLoop else None
+    if type(loop) is WorkflowLoop:
+        owner: Any = loop.owner
+        return owner
+    return None
 
 
 def must_be() -> WorkflowRuntime:

@@ -55,14 +55,13 @@ class Signature:
         maximum: most positional arguments; None = any number.
     """
 
-    __slots__ = ("_arg_types", "_fn", "_names", "_return_type", "_skip", "maximum", "minimum")
+    __slots__ = ("_fn", "_hints", "_names", "_skip", "maximum", "minimum")
 
     def __init__(self, fn: Callable[..., Any], *, skip: int = 0, names: Mapping[str, Any] | None = None) -> None:
         self._fn = fn
         self._skip = skip
         self._names = names
-        self._arg_types: tuple[Any, ...] | None = None
-        self._return_type: Any = None
+        self._hints: tuple[tuple[Any, ...], Any] | None = None
         minimum = 0
         maximum: int | None = 0
         for parameter in self._parameters():
@@ -91,10 +90,7 @@ class Signature:
         Raises:
             DefinitionError: an annotation names something that cannot be found.
         """
-        if self._arg_types is None:
-            self._resolve()
-        assert self._arg_types is not None
-        return self._arg_types
+        return self.hints[0]
 
     @property
     def return_type(self) -> Any:
@@ -103,9 +99,16 @@ class Signature:
         Raises:
             DefinitionError: as for `arg_types`.
         """
-        if self._arg_types is None:
-            self._resolve()
-        return self._return_type
+        return self.hints[1]
+
+    @property
+    def hints(self) -> tuple[tuple[Any, ...], Any]:
+        """`arg_types` and `return_type`.
+
+        Raises:
+            DefinitionError: as for `arg_types`.
+        """
+        return self._hints or self._resolve()
 
     def check(self, args: Sequence[Any], what: str) -> None:
         """Refuse a wrong number of arguments.
@@ -131,7 +134,7 @@ class Signature:
             return
         self._names = None
 
-    def _resolve(self) -> None:
+    def _resolve(self) -> tuple[tuple[Any, ...], Any]:
         try:
             hints = typing.get_type_hints(self._fn, localns=dict(self._names) if self._names else None)
         except Exception as error:
@@ -143,8 +146,8 @@ class Signature:
         for parameter in self._parameters():
             if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
                 types.append(hints.get(parameter.name))
-        self._arg_types = tuple(types)
-        self._return_type = hints.get("return")
+        self._hints = resolved = (tuple(types), hints.get("return"))
+        return resolved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
