@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TypeAlias
 
-from perdure.api import RpcError, WorkflowService
+from perdure.api import RpcError, StatusCode, WorkflowService
 from perdure.api import messages as m
 from perdure.api.durations import ms_of_timedelta, set_duration_ms
 from perdure.converter import DataConverter
@@ -38,6 +38,8 @@ _logger = logging.getLogger("perdure.worker")
 
 Task: TypeAlias = m.PollWorkflowTaskQueueResponse
 
+_OVERTAKEN = "UnhandledCommand"
+"""How the service begins its refusal to close a run whose latest events the code has not seen: no mistake of its."""
 _SHARE_OF_TASK_FOR_STEPS = 0.5
 _HISTORY_PAGE_EVENTS = 1000
 _UNHANDLED = m.WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE
@@ -192,7 +194,7 @@ class WorkflowTaskWorker:
                 response = await respond_again(error, self._respond_completed, request, what)
             return self._after_completion(entry, outcome, response)
         except RpcError as error:
-            _logger.info("workflow task of %s given up: %s", task.workflow_execution.workflow_id, error)
+            self._log_given_up(task, error)
             self._drop(entry)
             return None
         except Exception as error:
@@ -380,6 +382,19 @@ class WorkflowTaskWorker:
             namespace=self._namespace,
         )
         await respond(self._service.respond_workflow_task_failed, request, "failure of a workflow task")
+
+    def _log_given_up(self, task: Task, error: RpcError) -> None:
+        if error.code is not StatusCode.INVALID_ARGUMENT or error.message.startswith(_OVERTAKEN):
+            _logger.info("workflow task of %s given up: %s", task.workflow_execution.workflow_id, error)
+        elif _is_power_of_two(task.attempt):
+            _logger.error(
+                "what workflow %s (%s) asked for was refused, attempt %d: %s The run is kept and the task tried again: "
+                "change the code, and it goes on",
+                task.workflow_execution.workflow_id,
+                task.workflow_type.name,
+                task.attempt,
+                error.message,
+            )
 
     def _log_failure(self, task: Task, outcome: TaskFailed) -> None:
         # Attempts repeat until good code is deployed: say it often at first, then ever more rarely.
