@@ -125,7 +125,8 @@ class Worker:
         self.client = client
         self.task_queue = task_queue
         self.identity = identity or client.identity
-        self.sticky_queue = f"{self.identity}-{uuid.uuid4()}"
+        # Short, since every workflow task's events name it: twelve digits tell the workers of one identity apart.
+        self.sticky_queue = f"{self.identity}-{uuid.uuid4().hex[:12]}"
         self._graceful_s = graceful_shutdown_timeout.total_seconds()
         self._definitions = definitions
         self._activities = by_name
