@@ -412,3 +412,76 @@ async def test_a_poll_survives_that_its_queue_was_dropped() -> None:
             await driver.poll(f"other{number}")
         await driver.start()
         assert (await poll).task_token
+
+
+DOES_NOT_ANSWER = StoreError("the disk does not answer")
+
+
+async def test_a_read_that_fails_for_a_while_loses_no_task() -> None:
+    store = UnreadableStore()
+    async with Driver(store) as driver:
+        await driver.start("task")
+        await driver.start("second", task_queue=m.TaskQueue(name="second"))
+        await driver.complete(await driver.poll("second"), schedule_activity())
+        driver.engine.shard.cache.evict_cold()
+        store.error = DOES_NOT_ANSWER
+        assert (await refusal(driver.poll())).code is StatusCode.UNAVAILABLE
+        assert (await refusal(driver.poll_activity())).code is StatusCode.UNAVAILABLE
+        store.error = None
+        assert (await driver.poll()).workflow_execution.workflow_id == "task"
+        assert (await driver.poll_activity()).workflow_execution.workflow_id == "second"
+
+
+async def test_a_read_that_fails_for_a_while_loses_no_timer_and_no_neighbour() -> None:
+    store = UnreadableStore()
+    async with Driver(store) as driver:
+        for number in range(3):
+            await driver.start(f"wf{number}")
+            await driver.step(start_timer("t", 3600))
+        driver.engine.shard.cache.evict_cold()
+        store.error = DOES_NOT_ANSWER
+        driver.clock.advance_by(3_600_000)
+        for _ in range(5):
+            await driver.rest()
+            assert driver.engine.advance(), "it will try again"
+        assert not (await driver.poll()).task_token
+        store.error = None
+        assert driver.engine.advance()
+        await driver.rest()
+        for _ in range(3):
+            assert (await driver.poll()).task_token
+        await driver.rest()
+
+
+async def test_a_read_that_fails_at_the_start_delays_what_was_unfinished() -> None:
+    clock = VirtualClock(START_MS)
+    async with Driver(MemoryStore(), clock=clock) as driver:
+        await driver.start()
+        state = driver.store.snapshot()  # type: ignore[attr-defined]
+    store = UnreadableStore(state)
+    store.error = DOES_NOT_ANSWER
+    async with Driver(store, clock=clock, seed=2) as driver:
+        await driver.rest()
+        assert not (await driver.poll()).task_token
+        store.error = None
+        assert driver.engine.advance()
+        await driver.rest()
+        assert (await driver.poll()).task_token
+        assert not driver.engine.shard.recovery.lost
+
+
+async def test_a_sticky_task_that_can_not_be_moved_yet_is_moved_later() -> None:
+    store = UnreadableStore()
+    async with Driver(store) as driver:
+        await driver.start()
+        await driver.poll(STICKY, sticky=True)
+        await driver.step(sticky=STICKY)
+        await driver.signal()
+        driver.engine.shard.cache.evict_cold()
+        store.error = DOES_NOT_ANSWER
+        assert driver.engine.advance()
+        await driver.rest()
+        store.error = None
+        assert driver.engine.advance()
+        await driver.rest()
+        assert (await driver.poll()).history.events[0].event_id == 1

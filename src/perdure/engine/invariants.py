@@ -125,7 +125,7 @@ def scan_memory(shard: Shard) -> list[str]:
                 waiting.add((task.run_key, task.scheduled_event_id))
     findings: list[str] = []
     for slot in shard.cache.loaded.values():
-        if slot.key in shard.lost:
+        if slot.key in shard.recovery.lost:
             continue  # Its tasks are offered when the back-off of the failed commit is over.
         findings += [
             f"run {slot.key} ({slot.run.state.workflow_id}): {each}" for each in _scan_slot(shard, slot, waiting)

@@ -12,9 +12,12 @@ from typing import TypeVar
 from perdure.api import RpcError, StatusCode
 from perdure.engine.store.port import StoreCorruptError, StoreError
 
-__all__ = ["read"]
+__all__ = ["GONE", "read"]
 
 _T = TypeVar("_T")
+
+GONE = frozenset((StatusCode.NOT_FOUND, StatusCode.DATA_LOSS))
+"""What an RpcError says of a run that will not come back: erased, or quarantined. Others mean: try again."""
 
 
 async def read(call: Awaitable[_T]) -> _T:

@@ -7,8 +7,7 @@ and messages for after it, and registers the run's next deadline. No `await` sta
 `apply`, so transitions happen one at a time without a lock.
 
 As the committer's host it encodes groups, lets their consequences out when they are durable, and forgets the runs
-of groups that were lost. Lost runs are read again after a back-off and their tasks offered anew; activities that
-workers hold are remembered over that, so that an attempt in progress is not started twice by the same process.
+of groups that were lost; ``engine.recovery`` brings those back.
 
 On start, runs that are hot (wake 0: tasks to hand out, messages to deliver) are loaded in pages and their tasks
 offered; the rest sleep in the store until their deadline or a caller wants them.
@@ -29,7 +28,8 @@ from perdure.engine.history import Lineage, NextRun, Transition
 from perdure.engine.matching.queue import ActivityTask, Matching, QueryTask, WorkflowTask
 from perdure.engine.namespaces import Namespace, Namespaces
 from perdure.engine.outbox import Outbox
-from perdure.engine.slot import NEVER_MS, HeldActivity, Slot
+from perdure.engine.recovery import Recovery
+from perdure.engine.slot import NEVER_MS, Slot
 from perdure.engine.store.port import Batch, CurrentRow, HistoryRow, ItemRow, RunRow, Store, VisibilityRow
 from perdure.engine.timers import Timers
 from perdure.engine.waiting import Waiters
@@ -92,10 +92,7 @@ class Shard:
         self._on_failed = on_failed
         self.on_settled = on_settled
         self._last_key = 0
-        self._orphans: dict[int, list[HeldActivity]] = {}
-        self.lost: set[int] = set()
-        """Runs of failed commits, until they are brought back after a back-off."""
-        self._retry_ms = config.retry_ms
+        self.recovery = Recovery(self)
         self._background: set[asyncio.Task[None]] = set()
         self._stopped = False
 
@@ -119,7 +116,9 @@ class Shard:
             for count, (_, key) in enumerate(rows):
                 if count % _LOADS_A_TURN == 0:
                     await asyncio.sleep(0)
-                await self._revive(key)
+                slot = await self.recovery.load(key)
+                if slot is not None:
+                    self.revive(slot)
             if len(rows) < page:
                 break
             after = rows[-1]
@@ -158,6 +157,11 @@ class Shard:
             failure.__cause__ = error
             self.fail(failure)
         self.on_settled()
+
+    @property
+    def is_running(self) -> bool:
+        """It has not been stopped and has not failed."""
+        return not self._stopped and self.committer.failure is None
 
     @property
     def busy(self) -> bool:
@@ -309,8 +313,8 @@ class Shard:
             self.apply(slot, history.expire_sticky(slot.run, now_ms=self.clock.now_ms()))
 
     async def _expire_loaded(self, task: WorkflowTask) -> None:
-        await self.cache.get(task.run_key)
-        self._sticky_expired(task)
+        if await self.recovery.load(task.run_key) is not None:
+            self._sticky_expired(task)
 
     def is_current(self, slot: Slot, task: WorkflowTask) -> bool:
         """Whether a backlog entry still stands."""
@@ -328,12 +332,8 @@ class Shard:
                 queue = self.matching.activity_queue(state.namespace, item.task_queue)
                 queue.offer(ActivityTask(slot.key, event_id, item.attempt))
 
-    async def _revive(self, run_key: int) -> None:
-        """Load a run and bring everything it has to hand out or deliver on its way."""
-        try:
-            slot = await self.cache.get(run_key)
-        except RpcError:
-            return  # Erased meanwhile, or quarantined, which its callers will be told.
+    def revive(self, slot: Slot) -> None:
+        """Bring everything the run has to hand out or deliver on its way."""
         self.offer_workflow_task(slot)
         waiting = history.dispatchable_activities(slot.run, self.clock.now_ms())
         if waiting:
@@ -374,11 +374,9 @@ class Shard:
         for count, key in enumerate(keys):
             if count % _LOADS_A_TURN == 0:
                 await asyncio.sleep(0)
-            try:
-                slot = await self.cache.get(key)
-            except RpcError:
-                continue  # Erased or quarantined: nothing to wake.
-            self._wake(slot, self.clock.now_ms())
+            slot = await self.recovery.load(key)
+            if slot is not None:
+                self._wake(slot, self.clock.now_ms())
 
     def _wake(self, slot: Slot, now_ms: int) -> None:
         """Let the run fire what is due, then note its next deadline."""
@@ -436,11 +434,7 @@ class Shard:
         """A run has been read: nobody holds its workflow task; its activities perhaps."""
         now_ms = self.clock.now_ms()
         self.timers.come(slot.key)
-        for held in self._orphans.pop(slot.key, ()):
-            _hold_again(slot, held)
-        if slot.key in self.lost:
-            # Workers may know more of a lost run than is true: they get its whole history.
-            history.expire_sticky(slot.run, now_ms=now_ms)
+        self.recovery.restore(slot, now_ms)
         transition = history.flush_buffered(slot.run, now_ms=now_ms)
         if transition.changed:
             self.apply(slot, transition, offer=False)
@@ -499,7 +493,7 @@ class Shard:
 
     def release_group(self, group: Group) -> None:
         """The group is durable: let its consequences out."""
-        self._retry_ms = self.config.retry_ms
+        self.recovery.succeeded()
         waiters = self.waiters
         for slot in group.slots:
             slot.durable_event_id += len(slot.writing)
@@ -536,54 +530,26 @@ class Shard:
             for row in group.namespaces:
                 self.namespaces.by_name.pop(row[0], None)
             self.cache.erasing.difference_update(group.erased)
-            self.lost.update(group.erased)
-        self.clock.call_at(self.clock.now_ms() + self._retry_ms, self._recover)
-        self._retry_ms = min(self._retry_ms * 2, self.config.retry_max_ms)
+            self.recovery.later(group.erased)
+        self.recovery.later(())
         self.on_settled()
 
     def _lose(self, slot: Slot, error: RpcError) -> None:
-        held = [*slot.settled]
-        for event_id, live in slot.run.live.activities.items():
-            item = slot.run.state.items.get(event_id)
-            if isinstance(item, history.ActivityItem):
-                held.append(HeldActivity(event_id, item.attempt, live))
-        if held:
-            self._orphans[slot.key] = held
+        self.recovery.remember(slot)
         if slot.queries:
             slot.queries.fail_all(error)
         self.cache.drop(slot)
-        self.lost.add(slot.key)
         self.waiters.notify(slot.key, ended=True)
-
-    def _recover(self) -> None:
-        if self.committer.failure is None and not self._stopped:
-            self.spawn(self._read_again())
-
-    async def _read_again(self) -> None:
-        """Bring lost runs back."""
-        for key in list(self.lost):
-            await self._revive(key)
-            self._orphans.pop(key, None)
-            self.lost.discard(key)
 
     def fail(self, error: RpcError) -> None:
         """Nothing can be written any more: every poll and wait ends."""
         if self.committer.failure is None:
             self.committer.abandon(error)
         self.timers.close()
-        self.lost.clear()
+        self.recovery.give_up()
         self.matching.close()
         self.waiters.close()
         self._on_failed(error)
 
 
 _NO_LINEAGE = Lineage()
-
-
-def _hold_again(slot: Slot, held: HeldActivity) -> None:
-    """A worker of this process still runs the attempt: it must not be handed out beside it."""
-    item = slot.run.state.items.get(held.scheduled_event_id)
-    if isinstance(item, history.ActivityItem) and item.attempt == held.attempt and not item.held:
-        live = held.live
-        history.start_activity(slot.run, held.scheduled_event_id, identity=live.identity, now_ms=live.started_at_ms)
-        slot.run.live.activities[held.scheduled_event_id].last_heartbeat_at_ms = live.last_heartbeat_at_ms

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["NEVER_MS", "HeldActivity", "Slot"]
 
 NEVER_MS = 1 << 62
-_BASE_BYTES = 3000
+_BASE_BYTES = 4500
 """What a loaded run costs besides its encoded state, about."""
 _FRAME_BYTES = 200
 """What a recent event costs, about."""

@@ -10,6 +10,7 @@ from perdure.api import messages as m
 from perdure.engine import history
 from perdure.engine.history import Transition
 from perdure.engine.matching.queue import ActivityTask, Task, TaskQueue
+from perdure.engine.reads import GONE
 from perdure.engine.service.base import ServiceTopic, invalid
 from perdure.engine.slot import HeldActivity, Slot
 from perdure.engine.tokens import ActivityToken, run_key_of, same, scheduled_event_id_of
@@ -64,8 +65,11 @@ class ActivityTopic(ServiceTopic):
         except asyncio.CancelledError:
             queue.put_back(task)
             raise
-        except RpcError:
-            return None  # The run is gone or damaged; others wait in the queue.
+        except RpcError as error:
+            if error.code in GONE:
+                return None  # Others wait in the queue.
+            queue.put_back(task)
+            raise
 
     # -- by token --------------------------------------------------------------------------------------------------
 

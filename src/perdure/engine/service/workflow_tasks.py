@@ -10,6 +10,7 @@ from perdure.api import messages as m
 from perdure.engine import history
 from perdure.engine.matching.queue import QueryTask, Task, TaskQueue, WorkflowTask
 from perdure.engine.queries import PendingQuery
+from perdure.engine.reads import GONE
 from perdure.engine.service.base import ServiceTopic, invalid
 from perdure.engine.slot import Slot
 from perdure.engine.tokens import run_key_of, same
@@ -77,8 +78,11 @@ class WorkflowTaskTopic(ServiceTopic):
         except asyncio.CancelledError:
             queue.put_back(task)
             raise
-        except RpcError:
-            return None  # The run is gone or damaged; others wait in the queue.
+        except RpcError as error:
+            if error.code in GONE:
+                return None  # Others wait in the queue.
+            queue.put_back(task)
+            raise
 
     def _held(self, namespace: str, token: bytes) -> Slot:
         """The run whose workflow task the caller holds. Raises RpcError NOT_FOUND, INVALID_ARGUMENT."""
