@@ -234,6 +234,7 @@ class Lives:
         workflows: what the worker of each process runs.
         activities: likewise.
         before, after: see each commit; StoreWriteError kills the process before or after it.
+        forget: whether the engine drops every run that nobody holds after a commit; asked each time.
         config: of the engines.
         worker_options: of the workers.
     """
@@ -245,6 +246,7 @@ class Lives:
         activities: Sequence[Any] = (),
         before: CommitHook | None = None,
         after: CommitHook | None = None,
+        forget: Callable[[], bool] | None = None,
         config: EngineConfig | None = None,
         worker_options: dict[str, Any] | None = None,
     ) -> None:
@@ -257,6 +259,9 @@ class Lives:
         self.now_s = 0.0
         self.lives = 0
         self.commits = 0
+        self.forgotten = 0
+        self._forget = forget
+        self._engine: Engine | None = None
         self._before = before
         self._after = after
 
@@ -265,8 +270,14 @@ class Lives:
 
     def _count(self, number: int, batch: Batch) -> None:
         self.commits += 1
+        if self._forget is not None and self._forget():
+            asyncio.get_running_loop().call_soon(self._evict)
         if self._before is not None:
             self._before(number, batch)
+
+    def _evict(self) -> None:
+        assert self._engine is not None
+        self.forgotten += self._engine.shard.cache.evict_cold()
 
     def play(self, story: Story[T], *, worker: bool = True) -> T:
         """Run a story to its end, in as many lives as it takes."""
@@ -303,6 +314,7 @@ class Lives:
         OUTSIDE.set(self.ledger)
         clock = LoopClock()
         engine = Engine(self.make_store(), clock=clock, ids=SeededIds(self.lives), config=self.config)
+        self._engine = engine
         failed = asyncio.ensure_future(engine.wait_failed())
         told = asyncio.ensure_future(self._tell(story, engine, clock, worker))
         await asyncio.wait((failed, told), return_when=asyncio.FIRST_COMPLETED)

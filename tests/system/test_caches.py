@@ -15,29 +15,6 @@ from tests.system.plain import plain
 CONFIG = EngineConfig(poll_timeout_s=NEVER_S, erase_closed=False)
 
 
-class Eviction:
-    """A story told while the engine forgets every run that nobody holds, at each turn of the loop."""
-
-    def __init__(self, name: str) -> None:
-        self.story = STORIES[name]
-        self.evictions = 0
-        self.told: dict[str, list[Any]] = {}
-
-    async def __call__(self, life: Life) -> object:
-        shard = life.engine.shard
-        settled = shard._on_settled
-
-        def evict() -> None:
-            self.evictions += shard.cache.evict_cold()
-            settled()
-
-        shard._on_settled = evict
-        result = await self.story(life)
-        await life.rest()
-        self.told = {name: [plain(run.events) for run in runs] for name, runs in (await life.histories()).items()}
-        return result
-
-
 async def tell(life: Life, name: str) -> tuple[object, dict[str, list[Any]], Any]:
     result = await STORIES[name](life)
     await life.rest()
@@ -61,20 +38,15 @@ def test_a_worker_that_keeps_nothing(name: str) -> None:
     assert forgotten[:2] == kept[:2]
 
 
+@pytest.mark.parametrize("bytes_kept", [1 << 26, 0], ids=["worker keeps", "worker forgets"])
 @pytest.mark.parametrize("name", STORIES)
-def test_an_engine_that_keeps_nothing(name: str) -> None:
-    result, histories, _ = lives().play(lambda life: tell(life, name))
-    eviction = Eviction(name)
-    small = lives(config=replace(CONFIG, cache_bytes=1))
-    assert small.play(eviction) == result
-    assert eviction.evictions > 0
-    assert eviction.told == histories
-
-
-@pytest.mark.parametrize("name", STORIES)
-def test_nothing_kept_anywhere(name: str) -> None:
-    result, histories, _ = lives().play(lambda life: tell(life, name))
-    eviction = Eviction(name)
-    small = lives(config=replace(CONFIG, cache_bytes=1), worker_options={"max_cached_workflow_bytes": 0})
-    assert small.play(eviction) == result
-    assert eviction.told == histories
+def test_an_engine_that_keeps_nothing(name: str, bytes_kept: int) -> None:
+    kept = lives().play(lambda life: tell(life, name))
+    small = lives(
+        forget=lambda: True,
+        config=replace(CONFIG, cache_bytes=1),
+        worker_options={"max_cached_workflow_bytes": bytes_kept},
+    )
+    forgotten = small.play(lambda life: tell(life, name))
+    assert small.forgotten > 0
+    assert forgotten[:2] == kept[:2]

@@ -151,11 +151,15 @@ async def end_of(handle: WorkflowHandle[Any]) -> str:
 
 async def wards(life: Life) -> dict[str, int]:
     """The status of each ward that there is, once all is quiet; the abandoned one runs until it is let go."""
-    await life.rest()
     found: dict[str, int] = {}
-    for name in POLICIES:
-        with suppress(WorkflowNotFoundError):
-            found[name] = int((await life.client.get_workflow_handle(name).describe()).status or 0)
+    for _ in range(60):  # Seconds: what was in the way of a message may have to pass.
+        await life.rest()
+        for name in POLICIES:
+            with suppress(WorkflowNotFoundError):
+                found[name] = int((await life.client.get_workflow_handle(name).describe()).status or 0)
+        if RUNNING not in (found.get("terminated"), found.get("cancelled")):
+            break
+        await asyncio.sleep(1)
     if found["abandoned"] == COMPLETED:
         assert life.is_reborn  # It was let go in an earlier life.
         found["abandoned"] = RUNNING

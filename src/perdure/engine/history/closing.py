@@ -2,7 +2,8 @@
 
 `close` writes the closing event, empties the run, applies the parent close policies and tells the parent. A run that
 continues as new, or is retried, names its successor in the closing event; the successor's start is put into
-`transition.next_run` and must be committed together with the close. The parent is told of the last run only.
+`transition.next_run` and must be committed together with the close. The parent is told of the last run only. The
+successor knows the request ids that its predecessors have taken in: a request repeated to it has been served.
 """
 
 from __future__ import annotations
@@ -127,6 +128,8 @@ def _lineage(
         parent_initiated_event_id=state.parent_initiated_event_id,
         root_workflow_id=state.root_workflow_id,
         root_run_id=state.root_run_id,
+        signal_request_ids=tuple(state.signal_request_ids),
+        cancel_request_ids=tuple(state.cancel_request_ids),
     )
 
 
@@ -143,7 +146,7 @@ def _retried_run(transition: Transition, new_run_id: str, failure: m.Failure, de
         workflow_run_timeout=started.workflow_run_timeout,
         workflow_task_timeout=started.workflow_task_timeout,
         identity=started.identity,
-        request_id=new_run_id,
+        request_id=run.state.start_request_id,
         retry_policy=started.retry_policy,
     )
     for name in ("input", "header", "memo", "search_attributes", "priority", "versioning_override"):
@@ -176,7 +179,7 @@ def continue_as_new(
     run = transition.run
     new_run_id = new_id()
     request = continued_request(run, command)
-    request.request_id = new_run_id
+    request.request_id = run.state.start_request_id
     backoff_ms = duration_ms(command.backoff_start_interval)
     attributes = m.WorkflowExecutionContinuedAsNewEventAttributes(
         new_execution_run_id=new_run_id,

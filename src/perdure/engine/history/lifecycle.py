@@ -1,7 +1,7 @@
 """What the outside does to a run: start it, signal it, ask it to stop, end it.
 
 Requests are checked as a whole before anything changes. They are idempotent by their request id: a repeat of a signal
-or a cancel that was already taken in answers changed=False.
+or a cancel that was already taken in, by this run or one before it, answers changed=False.
 """
 
 from __future__ import annotations
@@ -115,6 +115,8 @@ def start_run(
     state.run_id = run_id
     state.start_request_id = request.request_id
     state.retention_ms = retention_ms
+    state.signal_request_ids = list(lineage.signal_request_ids)
+    state.cancel_request_ids = list(lineage.cancel_request_ids)
     if signal is not None:
         _record_signal(transition, signal, None, limits)
     if not state.task_not_before_ms or (signal is not None and _delay_yields(run)):
@@ -282,7 +284,7 @@ def request_cancel(
     check_name(request.identity, "Identity", limits, required=False)
     _check_size(len(request.reason), limits.blob_bytes, "Reason")
     transition = Transition(run, now_ms)
-    if state.cancel_requested:
+    if state.cancel_requested or (request.request_id and request.request_id in state.cancel_request_ids):
         transition.changed = False
         return transition
     event = events.workflow_cancel_requested(arrival_id(run), now_ms, request, external, external_initiated_event_id)

@@ -67,6 +67,9 @@ class Lineage:
     parent_initiated_event_id: int = 0
     root_workflow_id: str = ""
     root_run_id: str = ""
+    signal_request_ids: tuple[str, ...] = ()
+    """Of signals that runs before this one have taken in."""
+    cancel_request_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

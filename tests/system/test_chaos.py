@@ -1,0 +1,207 @@
+"""Everything at once: all stories in one world, while processes die, commits fail and caches forget, by chance."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from perdure import activity, workflow
+from perdure.api import RpcError, StatusCode
+from perdure.engine import EngineConfig
+from perdure.engine.store.port import Batch, StoreError, StoreFullError, StoreWriteError
+from perdure.exceptions import PerdureError
+from tests.system import flows, test_families, twin_activities, twin_stories, twins
+from tests.system.lives import NEVER_S, OUTSIDE, Life, Lives
+from tests.system.twin_stories import start
+
+LETTERS = 60
+FAN = 50
+CONFIG = EngineConfig(poll_timeout_s=NEVER_S, erase_closed=False)
+Told = Callable[[Life], Awaitable[object]]
+
+
+@activity.defn(start_to_close_timeout=timedelta(minutes=1))
+async def count(number: int) -> int:
+    OUTSIDE.get().note(f"count {number}")
+    await asyncio.sleep(number % 7)
+    return number
+
+
+@workflow.defn
+async def fan_out(width: int) -> int:
+    """More at once than fit a run's row: activities, timers and children."""
+    activities = [count(number) for number in range(width)]
+    timers = [workflow.sleep(number % 5 + 1) for number in range(width)]
+    children = [workflow.execute_child_workflow(leaf, number, id=f"leaf {number}") for number in range(5)]
+    found = await asyncio.gather(*activities, *timers, *children)
+    return sum(number for number in found if number is not None)
+
+
+@workflow.defn
+async def leaf(number: int) -> int:
+    await workflow.sleep(number + 1)
+    return number
+
+
+@workflow.defn
+class Sorter:
+    """Takes letters in, in their order, and continues as new again and again; not one may be lost or doubled."""
+
+    def __init__(self) -> None:
+        self.fresh: list[int] = []
+
+    @workflow.signal
+    def letter(self, number: int) -> None:
+        self.fresh.append(number)
+
+    @workflow.run
+    async def run(self, expected: int, sorted_so_far: list[int]) -> list[int]:
+        while True:
+            await workflow.wait_condition(lambda: bool(self.fresh))
+            sorted_so_far = sorted_so_far + self.fresh
+            self.fresh = []
+            if len(sorted_so_far) >= expected:
+                return sorted_so_far
+            if len(sorted_so_far) % 3 == 0:
+                await workflow.sleep(0.5)
+            if not self.fresh and len(sorted_so_far) % 2:
+                workflow.continue_as_new(args=[expected, sorted_so_far])
+
+
+async def slow_draw() -> int:
+    """Longer than half a workflow task may take."""
+    OUTSIDE.get().note("slow draw")
+    await asyncio.sleep(7)
+    return 5
+
+
+@workflow.defn
+async def steps() -> int:
+    drawn = await workflow.step(slow_draw)
+    await workflow.sleep(1)
+    return drawn + await workflow.step(slow_draw)
+
+
+async def fanned(life: Life) -> object:
+    return await (await start(life, "fan_out", FAN)).result()
+
+
+async def letters(life: Life) -> object:
+    handle = await start(life, "Sorter", LETTERS, [])
+    for number in range(LETTERS):
+        await life.at(number * 0.25)
+        await life.signal("Sorter", "letter", number, request_id=f"letter {number}")
+    return sorted(await handle.result())
+
+
+async def stepped(life: Life) -> object:
+    return await (await start(life, "steps")).result()
+
+
+STORIES: dict[str, Told] = {
+    **flows.STORIES,
+    # What an activity makes of its cancellation differs when its process dies in between.
+    **{name: told for name, (told, _) in twin_stories.STORIES.items() if name != "cancelled_activities"},
+    **{name: test_families.STORIES[name][0] for name in ("completes", "retried", "hoping", "delayed", "mothered")},
+    "fanned": fanned,
+    "letters": letters,
+    "stepped": stepped,
+}
+WORKFLOWS = [*flows.WORKFLOWS, *twins.WORKFLOWS, *test_families.WORKFLOWS, fan_out, leaf, Sorter, steps]
+ACTIVITIES = [*flows.ACTIVITIES, *twin_activities.ACTIVITIES, test_families.tidy, count]
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, logger="perdure")
+
+
+class Chance:
+    """Which commits fail, and how; when caches forget."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.deadliness = self.chance.choice([0, 0.01, 0.04])
+        self.trouble = self.chance.choice([0, 0.02, 0.1])
+        self.forgetting = self.chance.choice([0, 0, 0.3, 1])
+
+    def strike(self, _number: int, _batch: Batch) -> None:
+        draw = self.chance.random()
+        if draw < self.deadliness:
+            raise StoreWriteError("injected: the process dies here")
+        if draw < self.deadliness + self.trouble:
+            raise self.chance.choice([StoreError, StoreFullError])("injected: try again")
+
+    def forget(self) -> bool:
+        return self.chance.random() < self.forgetting
+
+
+async def persistently(life: Life, story: Told) -> object:
+    """Begin again when told to try later."""
+    while True:
+        try:
+            return await story(life)
+        except (RpcError, PerdureError) as error:
+            cause = error if isinstance(error, RpcError) else error.cause
+            if not isinstance(cause, RpcError) or "injected" not in cause.message:
+                raise
+            assert cause.code in (StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED), error
+            life.is_reborn = True
+            await asyncio.sleep(0.2)
+
+
+async def all_of_them(life: Life) -> dict[str, object]:
+    results = await asyncio.gather(*(persistently(life, story) for story in STORIES.values()))
+    return dict(zip(STORIES, results, strict=True))
+
+
+def undisturbed() -> dict[str, object]:
+    return Lives(workflows=WORKFLOWS, activities=ACTIVITIES, config=CONFIG).play(all_of_them)
+
+
+EXPECTED: list[dict[str, object]] = []
+
+
+def chaos(seed: int) -> Lives:
+    if not EXPECTED:
+        EXPECTED.append(undisturbed())
+    chance = Chance(seed)
+    options: dict[str, Any] = {}
+    if chance.chance.random() < 0.4:
+        options["max_cached_workflow_bytes"] = chance.chance.choice([0, 30_000])
+    config = replace(CONFIG, cache_bytes=chance.chance.choice([1, 20_000, 1 << 26]))
+    lives = Lives(
+        workflows=WORKFLOWS,
+        activities=ACTIVITIES,
+        before=chance.strike,
+        after=chance.strike,
+        forget=chance.forget,
+        config=config,
+        worker_options=options,
+    )
+
+    results = lives.play(all_of_them)
+    assert lives.ledger.repeated == []
+    for name, expected in EXPECTED[0].items():
+        assert results[name] == expected, name
+    return lives
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_everything_at_once(seed: int) -> None:
+    chaos(seed)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("hundred", range(10))
+def test_everything_at_once_many_times(hundred: int) -> None:
+    for seed in range(100 * hundred + 100, 100 * hundred + 200):
+        chaos(seed)
