@@ -42,6 +42,7 @@ __all__ = [
     "ForbiddenCodeError",
     "NondeterminismError",
     "NotInWorkflowError",
+    "PayloadTooLargeError",
     "PerdureError",
     "ReadOnlyContextError",
     "RetryState",
@@ -70,6 +71,10 @@ class DefinitionError(PerdureError, TypeError):
 
 class ConversionError(PerdureError, TypeError):
     """A value cannot become a payload, or a payload not the value its type hint asks for."""
+
+
+class PayloadTooLargeError(ConversionError):
+    """A value takes more bytes than the engine keeps. Store it elsewhere and pass a reference to it."""
 
 
 class TargetError(PerdureError, ValueError):

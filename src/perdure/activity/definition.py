@@ -116,7 +116,7 @@ class Activity(Generic[P, R]):
                 self.name, args, self.defaults, arg_types=arg_types, result_type=return_type
             )
         except ConversionError as error:
-            raise ConversionError(f"activity {self.name}, {error}") from error
+            raise type(error)(f"activity {self.name}, {error}") from error
         return await scheduled
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:

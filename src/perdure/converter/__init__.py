@@ -11,6 +11,7 @@ from perdure.api import messages as m
 from perdure.converter.arguments import decode_arguments, encode_arguments
 from perdure.converter.codec import CodecService, PayloadCodec, decode_message, encode_message
 from perdure.converter.failures import FailureConverter
+from perdure.converter.limits import DEFAULT_MAX_PAYLOAD_BYTES, limited
 from perdure.converter.payloads import (
     BinaryNullEncoding,
     BinaryPlainEncoding,
@@ -26,6 +27,7 @@ __all__ = [
     "BinaryPlainEncoding",
     "BinaryProtobufEncoding",
     "CodecService",
+    "DEFAULT_MAX_PAYLOAD_BYTES",
     "DataConverter",
     "Encoding",
     "FailureConverter",
@@ -38,6 +40,7 @@ __all__ = [
     "default",
     "encode_arguments",
     "encode_message",
+    "limited",
 ]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from perdure.api import messages as m
 from perdure.client import WorkflowHistory
-from perdure.converter import DataConverter, default
+from perdure.converter import DEFAULT_MAX_PAYLOAD_BYTES, DataConverter, default, limited
 from perdure.exceptions import DefinitionError
 from perdure.replay import guard as determinism
 from perdure.replay.outcome import TaskFailed
@@ -64,7 +64,7 @@ class Replayer:
             DefinitionError: something is not a workflow, or two have the same name.
         """
         self._definitions = workflows_by_name(workflows)
-        self._converter = data_converter or default()
+        self._converter = limited(data_converter or default(), DEFAULT_MAX_PAYLOAD_BYTES)
         self._namespace = namespace
         self._guard = determinism if guard else NO_GUARD
         if guard:

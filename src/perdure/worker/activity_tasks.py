@@ -245,7 +245,7 @@ class ActivityTaskWorker:
         try:
             return self._converter.to_payload(result, activity.signature.return_type)
         except ConversionError as error:
-            raise ConversionError(f"the result of activity {activity.__name__}: {error}") from error
+            raise type(error)(f"the result of activity {activity.__name__}: {error}") from error
 
     async def _complete(self, task: Task, payload: m.Payload) -> None:
         request = m.RespondActivityTaskCompletedRequest()

@@ -26,6 +26,7 @@ from perdure.api import messages as m
 from perdure.client import Client
 from perdure.client.errors import translate
 from perdure.client.options import DEFAULT_TASK_QUEUE
+from perdure.converter import DEFAULT_MAX_PAYLOAD_BYTES, DataConverter, limited
 from perdure.replay import guard as determinism
 from perdure.replay.lint import require_clean
 from perdure.replay.ports import NO_GUARD, Guard
@@ -150,7 +151,7 @@ class Worker:
         self._block_task: asyncio.Task[Any] | None = None
         self._block_cancelled = False
 
-    def _parts(self) -> None:
+    def _parts(self, converter: DataConverter) -> None:
         """Make what polls; needs the running event loop."""
         client = self.client
         max_workflow_tasks, max_cached_bytes, max_activities = self._limits
@@ -164,7 +165,7 @@ class Worker:
                 sticky_timeout=self._sticky_timeout,
                 identity=self.identity,
                 definitions=self._definitions,
-                converter=client.data_converter,
+                converter=converter,
                 guard=self._guard,
                 threads=self._threads,
                 max_concurrent=max_workflow_tasks,
@@ -181,7 +182,7 @@ class Worker:
                 task_queue=self.task_queue,
                 identity=self.identity,
                 activities=self._activities,
-                converter=client.data_converter,
+                converter=converter,
                 threads=self._threads,
                 processes=self._processes,
                 running=running,
@@ -209,11 +210,12 @@ class Worker:
         self._ending = asyncio.Event()
         request = m.DescribeNamespaceRequest(namespace=self.client.namespace)
         try:
-            await self.client.service.describe_namespace(request)
+            described = await self.client.service.describe_namespace(request)
         except RpcError as error:
             self._ending = None
             raise translate(error) from error
-        self._parts()
+        max_bytes = described.namespace_info.limits.blob_size_limit_error or DEFAULT_MAX_PAYLOAD_BYTES
+        self._parts(limited(self.client.data_converter, max_bytes))
         self._watch = asyncio.get_running_loop().create_task(self._watch_engine(), name="perdure-worker-watch")
         if self._workflow_tasks is not None:
             self._workflow_tasks.start()

@@ -21,7 +21,6 @@ from perdure.exceptions import (
     ApplicationError,
     CancelledError,
     RetryState,
-    ServerError,
     TimeoutError,
     TimeoutType,
 )
@@ -473,8 +472,9 @@ async def test_a_result_that_is_too_large_is_a_clear_failure(env: WorkflowEnviro
         return b"x" * 3_000_000
 
     error = await failure(env, floods)
-    assert isinstance(error.cause, ServerError | ApplicationError)
-    assert "size limit" in error.cause.message
+    assert isinstance(error.cause, ApplicationError)
+    assert error.cause.type == "PayloadTooLargeError"
+    assert "the result of activity floods" in error.cause.message
 
 
 async def test_shutdown_hands_back_what_does_not_finish(env: WorkflowEnvironment) -> None:
