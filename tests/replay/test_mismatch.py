@@ -67,6 +67,30 @@ def test_another_activity() -> None:
     assert "workflow.patched(" in text
 
 
+def test_the_place_of_a_call_in_a_task_that_the_end_abandons() -> None:
+    async def aside() -> None:
+        await charge("o")  # in a task of its own
+
+    @workflow.defn(name="order")
+    async def changed() -> None:
+        abandoned = asyncio.create_task(aside())
+        await asyncio.sleep(0)
+        assert not abandoned.done()
+
+    text = mismatch(changed)
+    assert f"test_mismatch.py:{line_of('# in a task of its own')} in " in text
+
+
+def test_a_call_that_is_a_task_by_itself_names_no_place() -> None:
+    @workflow.defn(name="order")
+    async def changed() -> None:
+        await asyncio.gather(reserve("o"), charge("o"))
+
+    text = mismatch(changed)
+    assert "asked to  schedule an activity activity_id='2' activity_type='charge'" in text
+    assert "\n                 at " not in text
+
+
 def test_another_kind_of_command() -> None:
     @workflow.defn(name="order")
     async def changed() -> None:

@@ -113,7 +113,7 @@ class Activity(Generic[P, R]):
         arg_types, return_type = self.signature.hints
         try:
             scheduled = runtime.start_activity(
-                self.name, args, self.defaults, arg_types=arg_types, result_type=return_type
+                self.name, args, self.defaults, arg_types=arg_types, result_type=return_type, is_awaited=True
             )
         except ConversionError as error:
             raise type(error)(f"activity {self.name}, {error}") from error

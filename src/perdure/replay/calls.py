@@ -9,14 +9,14 @@ and the cancellation type says whether the code waits for its outcome.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.api import messages as m
 from perdure.replay.definition import UNSET, HandlerDefinition, arguments
-from perdure.replay.frames import Site
+from perdure.replay.frames import Site, place_of_wait
 from perdure.replay.loop import WorkflowFuture
 from perdure.replay.outcome import StepCall
 from perdure.replay.ports import ActivityCancellationType
@@ -79,7 +79,8 @@ class Issued:
     Attributes:
         kind: its command type.
         call: what asked for it; for commands without a call the values that identify it.
-        place: code object and instruction that asked, or None.
+        place: code object and instruction that asked; None for a call that is awaited at once, as long as it is:
+            taking a place costs more than the rest of a command, and the task that waits stands there anyway.
         message: the API's command; None while replaying, when nobody sends it.
         task: number of the workflow task it belongs to.
         dropped: taken back before it left.
@@ -98,7 +99,17 @@ class Issued:
     @property
     def site(self) -> Site | None:
         """Where it was asked for."""
+        call: Any = self.call
+        if self.place is None and isinstance(call, Call):
+            self.keep_place(call.runtime.loop.tasks_by_wait())
         return Site(*self.place) if self.place is not None else None
+
+    def keep_place(self, tasks: Mapping[Any, Any]) -> None:
+        """Take the place of a call that is awaited, as long as it is; `tasks` are by what they wait for."""
+        call: Any = self.call
+        if self.place is None and isinstance(call, Call):
+            task = tasks.get(call)
+            self.place = place_of_wait(task) if task is not None else None
 
 
 class Call(WorkflowFuture[_T]):

@@ -30,8 +30,11 @@ class ActivityStarter(Protocol):
         *,
         arg_types: Sequence[Any] | None = None,
         result_type: Any = None,
+        is_awaited: bool = False,
     ) -> ActivityHandle[Any]:
         """Schedule an activity; awaiting the answer gives its result or raises ActivityError.
+
+        `is_awaited` promises that the caller does so at once; a message can then find its place without noting it.
 
         Raises:
             ConversionError: an argument cannot be serialised or is of the wrong type.

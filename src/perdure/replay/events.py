@@ -54,7 +54,11 @@ class Expected:
 
     def renew(self, issued: list[Issued]) -> None:
         """The task is over: these are what its events must record."""
-        self.issued = [one for one in issued if not one.dropped] if issued else issued
+        for one in issued:
+            if one.dropped:
+                issued = [one for one in issued if not one.dropped]
+                break
+        self.issued = issued
         self.at = 0
 
     def rest(self) -> list[Issued]:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Site", "place_of_call", "strip_internal_frames", "suspended_at"]
+__all__ = ["Site", "place_of_call", "place_of_wait", "strip_internal_frames", "suspended_at"]
 
 MAX_FRAMES = 1000
 
@@ -34,6 +34,11 @@ class Site:
     def __init__(self, code: Any, instruction: int) -> None:
         self._code = code
         self._instruction = instruction
+
+    @property
+    def place(self) -> Any:
+        """As `place_of_call` answers it."""
+        return self._code, self._instruction
 
     @property
     def is_internal(self) -> bool:
@@ -72,6 +77,12 @@ def suspended_at(coro: Any) -> list[Site]:
         sites.append(Site(frame.f_code, frame.f_lasti))
         coro = getattr(coro, "cr_await", None) or getattr(coro, "gi_yieldfrom", None) or getattr(coro, "ag_await", None)
     return sites
+
+
+def place_of_wait(task: Any) -> Any:
+    """Where a task waits in the user's code, as `place_of_call` answers it."""
+    own = [site for site in suspended_at(task.get_coro()) if not site.is_internal]
+    return own[-1].place if own else None
 
 
 def strip_internal_frames(error: BaseException) -> None:

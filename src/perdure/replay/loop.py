@@ -225,6 +225,10 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         """Tasks that are not done, in order of creation."""
         return [task for task in self._tasks if not task.done()]
 
+    def tasks_by_wait(self) -> dict[Any, WorkflowTask]:
+        """Pending tasks by the future each waits for."""
+        return {getattr(task, "_fut_waiter", None): task for task in self.pending_tasks()}
+
     def close(self) -> None:
         """End every coroutine; nothing they do on the way out has an effect. Harmless to repeat."""
         self.inert = True

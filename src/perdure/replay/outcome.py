@@ -41,7 +41,8 @@ class StepCall:
     return_type: Any
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Not frozen: one is made of every workflow task, and a frozen one takes three times as long.
+@dataclass(slots=True, kw_only=True)
 class TaskCompleted:
     """Respond with RespondWorkflowTaskCompleted.
 

@@ -140,7 +140,7 @@ class WorkflowRun:
                     f"history has a gap: event {expected_id} expected, event {event_id} came "
                     f"({self._runtime.describe()}); the run is evicted and read again from its beginning"
                 )
-            self.next_event_id = expected_id = event_id + 1
+            expected_id += 1
             kind = event.event_type
             if block is not None:
                 if kind == _STARTED:
@@ -158,6 +158,7 @@ class WorkflowRun:
                     self._started = None
             elif kind not in PASSED:
                 segment.append(event)
+        self.next_event_id = expected_id
 
     def _replay_segment(self) -> None:
         assert self._started is not None and self._block is not None
@@ -270,6 +271,7 @@ class WorkflowRun:
                 )
             )
         if self._runtime.closed:
+            self._runtime.keep_places()
             self._runtime.loop.close()
         violation = self._guard.take_violation()
         if violation is not None:

@@ -33,7 +33,7 @@ from perdure.replay.calls import (
 )
 from perdure.replay.definition import Signature, WorkflowDefinition
 from perdure.replay.endings import ContinueAsNewError, fails_task, renewal_in
-from perdure.replay.frames import place_of_call, strip_internal_frames, suspended_at
+from perdure.replay.frames import Site, place_of_call, place_of_wait, strip_internal_frames, suspended_at
 from perdure.replay.handlers import Handlers
 from perdure.replay.info import Info, TaskInfo, info_of
 from perdure.replay.loop import ReadyHandle, WorkflowLoop
@@ -132,6 +132,7 @@ class WorkflowRuntime:
         *,
         arg_types: Sequence[Any] | None = None,
         result_type: Any = None,
+        is_awaited: bool = False,
     ) -> ActivityHandle[Any]:
         """Schedule an activity; see `perdure.replay.context.ActivityStarter`."""
         loop = self.loop
@@ -148,9 +149,8 @@ class WorkflowRuntime:
                 message = build.schedule_activity(template, activity_id, payloads)
                 if options.summary:
                     message.user_metadata.summary.CopyFrom(self.converter.to_payload(options.summary))
-            handle.issued = issued = Issued(
-                command.SCHEDULE_ACTIVITY, handle, place_of_call(), message, self.task_number
-            )
+            place = None if is_awaited else place_of_call()
+            handle.issued = issued = Issued(command.SCHEDULE_ACTIVITY, handle, place, message, self.task_number)
             self.commands.append(issued)
         return handle
 
@@ -566,13 +566,20 @@ class WorkflowRuntime:
         name = self.definition.name or (self.started_attributes().workflow_type.name if self._started else "dynamic")
         return f"workflow {name}, id {self.workflow_id!r}, run {self.run_id!r}"
 
+    def keep_places(self) -> None:
+        """The tasks are about to be closed, but a message may still have to say where a command came from."""
+        if any(issued.place is None for issued in self.commands):
+            tasks = self.loop.tasks_by_wait()
+            for issued in self.commands:
+                issued.keep_place(tasks)
+
     def waiting_at(self) -> list[str]:
         """Where each unfinished task waits in user code, innermost frame."""
         places: list[str] = []
         for task in self.loop.pending_tasks():
-            own = [site for site in suspended_at(task.get_coro()) if not site.is_internal]
-            if own:
-                places.append(f"{task.get_name()} waits at {own[-1]}")
+            place = place_of_wait(task)
+            if place is not None:
+                places.append(f"{task.get_name()} waits at {Site(*place)}")
         return places
 
     def stack_trace(self) -> str:
