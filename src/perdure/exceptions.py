@@ -20,6 +20,7 @@ from enum import IntEnum
 from typing import Any
 
 from perdure.api import messages as m
+from perdure.api.durations import ms_of_timedelta
 
 __all__ = [
     "ActivityError",
@@ -244,6 +245,9 @@ class ApplicationError(FailureError):
         non_retryable: True if no retry can help.
         next_retry_delay: wait this long before the next attempt, whatever the retry policy says.
         category: how loudly it is reported.
+
+    Raises:
+        TypeError: the delay is not a timedelta.
     """
 
     def __init__(
@@ -256,6 +260,8 @@ class ApplicationError(FailureError):
         category: ApplicationErrorCategory = ApplicationErrorCategory.UNSPECIFIED,
     ) -> None:
         super().__init__(message, exc_args=(f"{type}: {message}" if type else message,))
+        if next_retry_delay is not None:
+            ms_of_timedelta(next_retry_delay)
         self._details = details
         self._type = type
         self._non_retryable = non_retryable

@@ -10,7 +10,7 @@ from __future__ import annotations
 from perdure.api import messages as m
 from perdure.converter.arguments import decode_arguments, encode_arguments
 from perdure.converter.codec import CodecService, PayloadCodec, decode_message, encode_message
-from perdure.converter.failures import FailureConverter
+from perdure.converter.failures import FailureConverter, inconvertible
 from perdure.converter.limits import DEFAULT_MAX_PAYLOAD_BYTES, limited
 from perdure.converter.payloads import (
     BinaryNullEncoding,
@@ -71,8 +71,11 @@ class DataConverter:
         self.from_payloads = self.payload_converter.from_payloads
 
     def to_failure(self, error: BaseException) -> m.Failure:
-        """An error as a failure. Never raises."""
-        return self.failure_converter.to_failure(error, self.payload_converter)
+        """An error as a failure. Never raises, whatever a failure converter of one's own does."""
+        try:
+            return self.failure_converter.to_failure(error, self.payload_converter)
+        except Exception as broken:
+            return inconvertible(error, broken)
 
     def from_failure(self, failure: m.Failure) -> BaseException:
         """The error of a failure. Never raises."""

@@ -33,7 +33,7 @@ from perdure.exceptions import (
 )
 from perdure.replay.ports import PayloadConverter
 
-__all__ = ["FailureConverter"]
+__all__ = ["FailureConverter", "inconvertible"]
 
 _SOURCE = "PerdurePythonSDK"
 _MAX_TEXT_CHARS = 65_536
@@ -46,7 +46,10 @@ class FailureConverter:
 
     def to_failure(self, error: BaseException, converter: PayloadConverter) -> m.Failure:
         """An error as a failure. Never raises."""
-        return _to_failure(error, converter, _MAX_CAUSES, set())
+        try:
+            return _to_failure(error, converter, _MAX_CAUSES, set())
+        except Exception as broken:
+            return inconvertible(error, broken)
 
     def from_failure(self, failure: m.Failure, converter: PayloadConverter) -> BaseException:
         """The error a failure holds, its ``__cause__`` set. Never raises."""
@@ -55,6 +58,14 @@ class FailureConverter:
         if failure.HasField("cause"):
             error.__cause__ = self.from_failure(failure.cause, converter)
         return error
+
+
+def inconvertible(error: BaseException, broken: Exception) -> m.Failure:
+    """The failure of an error whose own conversion failed: better half of it than none."""
+    message = f"{_message_of(error)} (the rest of this error could not be converted: {_message_of(broken)})"
+    failure = m.Failure(source=_SOURCE, message=_text(message))
+    failure.application_failure_info.type = _text(type(error).__name__)
+    return failure
 
 
 def _to_failure(error: BaseException, converter: PayloadConverter, causes_left: int, seen: set[int]) -> m.Failure:
@@ -103,8 +114,11 @@ def _stack_of(error: BaseException) -> str:
     return "".join(traceback.format_list(frames[first:]))
 
 
-def _text(text: str) -> str:
+def _text(text: object) -> str:
     """`text` as the API can carry it: valid UTF-8, and no longer than anyone reads."""
+    if not isinstance(text, str):
+        # Whoever raised the error gave a number or None where the hint says text.
+        text = str(text)
     if len(text) > _MAX_TEXT_CHARS:
         text = text[: _MAX_TEXT_CHARS // 2] + "\n… (shortened) …\n" + text[-_MAX_TEXT_CHARS // 2 :]
     return text.encode("utf-8", "replace").decode()
@@ -132,9 +146,9 @@ def _values_of(payloads: m.Payloads, converter: PayloadConverter) -> list[Any]:
 
 def _write_application(error: ApplicationError, failure: m.Failure, converter: PayloadConverter) -> None:
     info = failure.application_failure_info
-    info.type = _text(error.type or "")
-    info.non_retryable = error.non_retryable
-    info.category = error.category.value  # pyright: ignore[reportAttributeAccessIssue] - an open enum is an int
+    info.type = _text(error.type if error.type is not None else "")
+    info.non_retryable = bool(error.non_retryable)
+    info.category = ApplicationErrorCategory(error.category).value  # pyright: ignore[reportAttributeAccessIssue] - an open enum is an int
     if error.details:
         info.details.CopyFrom(_payloads_of(error.details, converter))
     if error.next_retry_delay is not None:

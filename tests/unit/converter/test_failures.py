@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from perdure.api import messages as m
-from perdure.converter import default
+from perdure.converter import DataConverter, FailureConverter, default
 from perdure.exceptions import (
     ActivityError,
     ApplicationError,
@@ -216,3 +216,53 @@ def test_unknown_enum_values_do_not_raise() -> None:
     back = CONVERTER.from_failure(failure)
     assert isinstance(back, TimeoutError)
     assert back.type is None
+
+
+class _Untyped:
+    """What callers who don't look at hints give."""
+
+    number: Any = 5
+    nothing: Any = None
+    text: Any = "yes"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ApplicationError(_Untyped.number), "5"),
+        (ApplicationError(_Untyped.nothing), "None"),
+        (ApplicationError("x", type=_Untyped.number), "x"),
+        (ApplicationError("x", non_retryable=_Untyped.text), "x"),
+    ],
+)
+def test_an_error_with_values_of_the_wrong_type_travels(error: ApplicationError, message: str) -> None:
+    assert there_and_back(raised(error)).message == message
+
+
+class Odd(ApplicationError):
+    @property
+    def details(self) -> Any:
+        raise RuntimeError("no details today")
+
+
+class Refusing(FailureConverter):
+    def to_failure(self, error: BaseException, converter: Any) -> m.Failure:
+        raise RuntimeError("not in the mood")
+
+
+def test_an_error_that_cannot_be_converted_is_still_an_error() -> None:
+    back = there_and_back(raised(Odd("what happened")))
+    assert back.type == "Odd"
+    assert back.message == "what happened (the rest of this error could not be converted: no details today)"
+    failure = DataConverter(failure_converter=Refusing()).to_failure(ValueError("what happened"))
+    assert failure.application_failure_info.type == "ValueError"
+    assert failure.message.startswith("what happened (the rest")
+
+
+def test_an_unknown_category_is_half_of_the_error() -> None:
+    assert "could not be converted" in there_and_back(ApplicationError("x", category=_Untyped.number + 90)).message
+
+
+def test_a_delay_that_is_no_timedelta_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"write timedelta\(seconds=5\)"):
+        ApplicationError("x", next_retry_delay=_Untyped.number)
