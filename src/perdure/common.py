@@ -58,11 +58,14 @@ class RetryPolicy:
             object.__setattr__(self, "non_retryable_error_types", tuple(types))
         if self.maximum_attempts < 0:
             raise ValueError("maximum_attempts may not be negative (0 means no limit)")
+        for interval in (self.initial_interval, self.maximum_interval):
+            if interval is not None:
+                ms_of_timedelta(interval)
         if self.maximum_attempts == 1:
             return
         if self.initial_interval < timedelta(0):
             raise ValueError("initial_interval may not be negative")
-        if self.backoff_coefficient < 1:
+        if not self.backoff_coefficient >= 1:
             raise ValueError("backoff_coefficient may not be less than 1")
         if self.maximum_interval is not None and self.maximum_interval < self.initial_interval:
             raise ValueError("maximum_interval may not be shorter than initial_interval")

@@ -53,8 +53,15 @@ def set_timestamp_ms(timestamp: Timestamp, at_ms: int) -> None:
 
 
 def ms_of_timedelta(delta: timedelta) -> int:
-    """Milliseconds of a timedelta, rounded up."""
-    return -(-delta // timedelta(milliseconds=1))
+    """Milliseconds of a timedelta, rounded up.
+
+    Raises:
+        TypeError: it is something else, such as a number of seconds.
+    """
+    if not isinstance(delta, timedelta):
+        advice = f": write timedelta(seconds={delta})" if isinstance(delta, int | float) else ""
+        raise TypeError(f"a span of time is given as a timedelta, not {delta!r}{advice}")
+    return delta.days * 86_400_000 + delta.seconds * 1000 + -(-delta.microseconds // 1000)
 
 
 def datetime_of_ms(at_ms: int) -> datetime:

@@ -29,6 +29,7 @@ from perdure.client.options import (
     DEFAULT_TASK_QUEUE,
     StartOptions,
     Target,
+    check_text,
     handler_target,
     signal_with_start_request,
     start_request,
@@ -206,7 +207,8 @@ class Client:
 
         Raises:
             WorkflowAlreadyStartedError: the id policies forbid another workflow of this id.
-            TypeError: wrong number of arguments.
+            TypeError: wrong number of arguments, or an unknown option.
+            ValueError: the id is empty or not valid Unicode.
             ConversionError: an argument is not what the workflow's hint says.
         """
         target = workflow_target(workflow)
@@ -306,7 +308,12 @@ class Client:
         first_execution_run_id: str | None = None,
         result_type: type[Any] | None = None,
     ) -> WorkflowHandle[Any]:
-        """A handle to a workflow by its id. Asks nobody: whether it exists shows when the handle is used."""
+        """A handle to a workflow by its id. Asks nobody: whether it exists shows when the handle is used.
+
+        Raises:
+            TypeError, ValueError: the id cannot be one.
+        """
+        check_text(workflow_id, "the workflow id")
         return WorkflowHandle(
             self,
             workflow_id,
@@ -324,7 +331,8 @@ class Client:
         run_id: str | None = None,
         first_execution_run_id: str | None = None,
     ) -> WorkflowHandle[ReturnT]:
-        """A handle to a workflow by its id, typed by its function or run method."""
+        """A handle to a workflow by its id, typed by its function or run method; otherwise as `get_workflow_handle`."""
+        check_text(workflow_id, "the workflow id")
         return WorkflowHandle(
             self,
             workflow_id,

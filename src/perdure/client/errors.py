@@ -119,6 +119,11 @@ class AsyncActivityNotFoundError(ServiceError):
     """The activity is not running any more (completed, timed out, or its workflow closed), or never was."""
 
 
+_CLOSED = "workflow execution already completed"
+"""What the engine says where a running workflow is needed and the one there has closed."""
+
+_SHOWN_CHARS = 100
+
 _NEXT_STEP = {
     StatusCode.NOT_FOUND: "check the workflow id and the database or namespace",
     StatusCode.RESOURCE_EXHAUSTED: "nothing was changed; make room or lower the load, and call again",
@@ -147,6 +152,12 @@ def translate(error: RpcError, *, workflow_id: str = "", workflow_type: str = ""
             return NamespaceNotFoundError(f"{error.message}; register it or connect to another", error.code)
     if error.code is StatusCode.ALREADY_EXISTS:
         return WorkflowAlreadyStartedError(workflow_id, workflow_type)
-    message = f"workflow {workflow_id!r}: {error.message}" if workflow_id else error.message
-    step = _NEXT_STEP.get(error.code)
+    named = not workflow_id or repr(workflow_id) in error.message
+    message = error.message if named else f"workflow {_shown(workflow_id)}: {error.message}"
+    step = None if error.message == _CLOSED else _NEXT_STEP.get(error.code)
     return _CLASSES.get(error.code, ServiceError)(f"{message} ({step})" if step else message, error.code)
+
+
+def _shown(workflow_id: str) -> str:
+    """An id for a message, which an overlong one must not flood."""
+    return repr(workflow_id if len(workflow_id) <= _SHOWN_CHARS else f"{workflow_id[:_SHOWN_CHARS]}…")

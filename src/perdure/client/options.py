@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,15 @@ from perdure.converter import DataConverter, encode_arguments
 from perdure.exceptions import DefinitionError
 from perdure.replay.definition import HandlerDefinition, WorkflowDefinition
 
-__all__ = ["DEFAULT_TASK_QUEUE", "StartOptions", "Target", "handler_target", "start_request", "workflow_target"]
+__all__ = [
+    "DEFAULT_TASK_QUEUE",
+    "StartOptions",
+    "Target",
+    "check_text",
+    "handler_target",
+    "start_request",
+    "workflow_target",
+]
 
 DEFAULT_TASK_QUEUE = "default"
 
@@ -61,6 +70,9 @@ class StartOptions(TypedDict, total=False):
     static_details: str | None
     request_id: str | None
     priority: Priority | None
+
+
+_OPTIONS = frozenset(StartOptions.__annotations__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +130,36 @@ def handler_target(handler: object, kind: str) -> Target:
     return Target(name=definition.name, what=f"{kind} {definition.name}", definition=definition)
 
 
+def check_text(value: object, what: str) -> None:
+    """Refuse what cannot be an id or a name.
+
+    Raises:
+        TypeError: it is not text.
+        ValueError: it is empty, or not valid Unicode.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{what} has to be text, not {value!r}")
+    if not value:
+        raise ValueError(f"{what} is empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what} is not valid Unicode: {value!r} ({error.reason})") from None
+
+
+def _check_options(options: StartOptions) -> None:
+    unknown = options.keys() - _OPTIONS
+    if unknown:
+        name = min(unknown)
+        near = difflib.get_close_matches(name, _OPTIONS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(_OPTIONS))}"
+        raise TypeError(f"starting a workflow has no option {name!r}; {hint}")
+    for name in ("id", "task_queue", "request_id"):
+        value = options.get(name)
+        if value is not None:
+            check_text(value, f"the option {name!r}")
+
+
 def start_request(
     target: Target,
     args: Sequence[Any],
@@ -130,9 +172,11 @@ def start_request(
     """The request that starts a workflow.
 
     Raises:
-        TypeError: wrong number of arguments.
+        TypeError: wrong number of arguments, an unknown option, or one of the wrong type.
+        ValueError: an id is empty or not valid Unicode.
         ConversionError: an argument or memo value does not convert.
     """
+    _check_options(options)
     reuse = options.get("id_reuse_policy", WorkflowIDReusePolicy.ALLOW_DUPLICATE)
     conflict = options.get("id_conflict_policy", WorkflowIDConflictPolicy.UNSPECIFIED)
     request = m.StartWorkflowExecutionRequest(

@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import Any, Protocol
 
 from perdure.api import messages as m
+from perdure.api.durations import ms_of_timedelta
 from perdure.common import Priority, RetryPolicy
 
 __all__ = [
@@ -129,12 +130,19 @@ class ActivityCancellationType(IntEnum):
     """Raise the cancellation at once; the activity is not told."""
 
 
+_TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout", "heartbeat_timeout")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivityOptions:
     """How an activity is scheduled. Hashable: equal options share their encoded form.
 
     `task_queue` None means the workflow's own; timeouts of None are not set. `start_to_close_timeout` or
     `schedule_to_close_timeout` must be given.
+
+    Raises:
+        TypeError: a timeout is not a timedelta.
+        ValueError: a timeout is negative.
     """
 
     task_queue: str | None = None
@@ -147,3 +155,9 @@ class ActivityOptions:
     activity_id: str | None = None
     summary: str | None = None
     priority: Priority | None = None
+
+    def __post_init__(self) -> None:
+        for name in _TIMEOUTS:
+            timeout = getattr(self, name)
+            if timeout is not None and ms_of_timedelta(timeout) < 0:
+                raise ValueError(f"{name} may not be negative: {timeout}")
