@@ -11,6 +11,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
+from google.protobuf.message import Message
+
 __all__ = ["rare_varint", "sized", "text", "timestamp", "varint"]
 
 _NUMBERS_KEPT: Final = 16_384
@@ -42,6 +44,11 @@ varint = lru_cache(maxsize=_NUMBERS_KEPT)(rare_varint)
 def sized(data: bytes) -> bytes:
     """The content of a bytes or message field, with its length before it."""
     return varint(len(data)) + data
+
+
+def sized_tag(message: type[Message], field: str) -> bytes:
+    """The tag of a string, bytes or message field; its `sized` content follows."""
+    return varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | 2)
 
 
 @lru_cache(maxsize=_TEXTS_KEPT)

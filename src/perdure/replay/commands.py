@@ -15,7 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from perdure.api import messages as m
 from perdure.api.durations import ms_of_timedelta, set_duration_ms
-from perdure.api.wire import sized, text, varint
+from perdure.api.wire import sized, sized_tag, text, varint
 from perdure.common import RetryPolicy
 from perdure.replay.calls import (
     ActivityHandle,
@@ -38,6 +38,7 @@ __all__ = [
     "complete_workflow",
     "fail_workflow",
     "marker",
+    "metadata",
     "modify_properties",
     "schedule_activity",
     "set_timeout",
@@ -54,19 +55,13 @@ MAX_TEMPLATES = 4096
 _Command = m.Command
 _templates: dict[tuple[str, str], tuple[ActivityOptions, bytes]] = {}
 
-
-def _tag(message: type[Any], field: str) -> bytes:
-    """What stands before the size of a field that has one."""
-    return varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | 2)
-
-
-_ACTIVITY_ID = _tag(m.ScheduleActivityTaskCommandAttributes, "activity_id")
-_ACTIVITY_INPUT = _tag(m.ScheduleActivityTaskCommandAttributes, "input")
-_SCHEDULE_ACTIVITY = _Command(command_type=command.SCHEDULE_ACTIVITY).SerializeToString() + _tag(  # type: ignore[arg-type] # an int is what the wire has
+_ACTIVITY_ID = sized_tag(m.ScheduleActivityTaskCommandAttributes, "activity_id")
+_ACTIVITY_INPUT = sized_tag(m.ScheduleActivityTaskCommandAttributes, "input")
+_SCHEDULE_ACTIVITY = _Command(command_type=command.SCHEDULE_ACTIVITY).SerializeToString() + sized_tag(  # type: ignore[arg-type] # an int is what the wire has
     _Command, "schedule_activity_task_command_attributes"
 )
-_COMPLETION_RESULT = _tag(m.CompleteWorkflowExecutionCommandAttributes, "result")
-_COMPLETE_WORKFLOW = _Command(command_type=command.COMPLETE_WORKFLOW).SerializeToString() + _tag(  # type: ignore[arg-type] # an int is what the wire has
+_COMPLETION_RESULT = sized_tag(m.CompleteWorkflowExecutionCommandAttributes, "result")
+_COMPLETE_WORKFLOW = _Command(command_type=command.COMPLETE_WORKFLOW).SerializeToString() + sized_tag(  # type: ignore[arg-type] # an int is what the wire has
     _Command, "complete_workflow_execution_command_attributes"
 )
 
@@ -110,10 +105,15 @@ def activity_template(name: str, task_queue: str, options: ActivityOptions) -> b
     return result
 
 
-def schedule_activity(template: bytes, activity_id: str, payloads: bytes) -> m.Command:
-    """The command of one activity, its input serialized."""
+def schedule_activity(template: bytes, activity_id: str, payloads: bytes) -> bytes:
+    """The command of one activity, its input and itself serialized."""
     attrs = b"".join((template, text(_ACTIVITY_ID, activity_id), _ACTIVITY_INPUT, varint(len(payloads)), payloads))
-    return _Command.FromString(_SCHEDULE_ACTIVITY + varint(len(attrs)) + attrs)
+    return _SCHEDULE_ACTIVITY + varint(len(attrs)) + attrs
+
+
+def metadata(summary: m.Payload) -> bytes:
+    """What a serialized command is followed by for people to read."""
+    return _Command(user_metadata=m.UserMetadata(summary=summary)).SerializeToString()
 
 
 def cancel_activity(handle: ActivityHandle[Any]) -> m.Command:
@@ -225,10 +225,9 @@ def continue_as_new(
     return result
 
 
-def complete_workflow(payloads: bytes) -> m.Command:
-    """Close the run with a result, serialized."""
-    attrs = _COMPLETION_RESULT + sized(payloads)
-    return _Command.FromString(_COMPLETE_WORKFLOW + sized(attrs))
+def complete_workflow(payloads: bytes) -> bytes:
+    """Close the run with a result; that and the command serialized."""
+    return _COMPLETE_WORKFLOW + sized(_COMPLETION_RESULT + sized(payloads))
 
 
 def fail_workflow(failure: m.Failure) -> m.Command:

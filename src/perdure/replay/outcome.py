@@ -47,16 +47,23 @@ class TaskCompleted:
     """Respond with RespondWorkflowTaskCompleted.
 
     Attributes:
-        commands: in order.
+        encoded_commands: serialized, in order.
         query_results: answers to the task's buffered queries by query id.
         force_new_task: set `force_create_new_workflow_task`: steps are still running.
         closes: the last command closes the run; it may be dropped from the cache once the service has accepted it.
+        cancels_activities: among the commands are requests to cancel activities.
     """
 
-    commands: list[m.Command]
+    encoded_commands: list[bytes]
     query_results: Mapping[str, m.WorkflowQueryResult] = field(default_factory=dict[str, m.WorkflowQueryResult])
     force_new_task: bool = False
     closes: bool = False
+    cancels_activities: bool = False
+
+    @property
+    def commands(self) -> list[m.Command]:
+        """The commands as messages."""
+        return [m.Command.FromString(command) for command in self.encoded_commands]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from perdure.api import messages as m
 from perdure.exceptions import NondeterminismError
+from perdure.replay.calls import command
 from perdure.replay.commands import PATCH_MARKER, STEP_MARKER
 from perdure.replay.definition import WorkflowDefinition
 from perdure.replay.events import APPLY, PASSED, RECORDED, Expected
@@ -345,19 +346,26 @@ class WorkflowRun:
 
     def _completed(self, *, force_new_task: bool) -> TaskCompleted:
         runtime = self._runtime
-        commands: list[m.Command] = []
+        commands: list[bytes] = []
+        cancels_activities = False
         if self._live:
             for issued in runtime.commands:
                 if not issued.dropped:
                     assert issued.message is not None, "a live task's command has its message"
                     commands.append(issued.message)
+                    if issued.kind == command.CANCEL_ACTIVITY:
+                        cancels_activities = True
         results: dict[str, m.WorkflowQueryResult] = {}
         if self._queries:
             queries, self._queries = self._queries, {}
             results = {key: self.query(query) for key, query in queries.items()}
         self._task_open = False
         return TaskCompleted(
-            commands=commands, query_results=results, force_new_task=force_new_task, closes=runtime.closed
+            encoded_commands=commands,
+            query_results=results,
+            force_new_task=force_new_task,
+            closes=runtime.closed,
+            cancels_activities=cancels_activities,
         )
 
     def query(self, query: m.WorkflowQuery) -> m.WorkflowQueryResult:

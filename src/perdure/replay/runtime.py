@@ -106,10 +106,9 @@ class WorkflowRuntime:
 
     # Commands.
 
-    def issue(self, kind: int, call: Any, message: m.Command | None = None) -> Issued:
-        """Append a command; its message is built here if the kind needs nothing but the call."""
-        if message is None and not self.replaying:
-            message = _BUILDERS[kind](call)
+    def issue(self, kind: int, call: Any) -> Issued:
+        """Append a command of a kind that needs nothing but the call."""
+        message = None if self.replaying else _BUILDERS[kind](call).SerializeToString()
         issued = Issued(kind, call, place_of_call(), message, self.task_number)
         if not self.loop.inert:
             self.commands.append(issued)
@@ -148,7 +147,7 @@ class WorkflowRuntime:
             if not self.replaying:
                 message = build.schedule_activity(template, activity_id, payloads)
                 if options.summary:
-                    message.user_metadata.summary.CopyFrom(self.converter.to_payload(options.summary))
+                    message += build.metadata(self.converter.to_payload(options.summary))
             place = None if is_awaited else place_of_call()
             handle.issued = issued = Issued(command.SCHEDULE_ACTIVITY, handle, place, message, self.task_number)
             self.commands.append(issued)
@@ -182,9 +181,10 @@ class WorkflowRuntime:
         timer.issued = self.issue_built(command.START_TIMER, timer, message)
         return timer
 
-    def issue_built(self, kind: int, call: Any, message: m.Command | None) -> Issued:
+    def issue_built(self, kind: int, call: Any, message: m.Command | bytes | None) -> Issued:
         """Append a command whose message stands already, or is not needed."""
-        issued = Issued(kind, call, place_of_call(), message, self.task_number)
+        encoded = message.SerializeToString() if isinstance(message, m.Command) else message
+        issued = Issued(kind, call, place_of_call(), encoded, self.task_number)
         if not self.loop.inert:
             self.commands.append(issued)
         return issued
@@ -517,7 +517,7 @@ class WorkflowRuntime:
             )
         self._close(command.CONTINUE_AS_NEW, {"workflow_type": name}, message)
 
-    def _close(self, kind: int, identity: dict[str, Any], message: m.Command | None) -> None:
+    def _close(self, kind: int, identity: dict[str, Any], message: m.Command | bytes | None) -> None:
         self.issue_built(kind, identity, message)
         self.closed = True
         self.steps.clear()

@@ -19,6 +19,7 @@ from typing import TypeAlias
 from perdure.api import RpcError, StatusCode, WorkflowService
 from perdure.api import messages as m
 from perdure.api.durations import ms_of_timedelta, set_duration_ms
+from perdure.api.wire import sized, sized_tag, varint
 from perdure.converter import DataConverter
 from perdure.exceptions import ApplicationError
 from perdure.replay.definition import WorkflowDefinition
@@ -43,7 +44,8 @@ _OVERTAKEN = "UnhandledCommand"
 _SHARE_OF_TASK_FOR_STEPS = 0.5
 _HISTORY_PAGE_EVENTS = 1000
 _UNHANDLED = m.WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE
-_CANCEL_ACTIVITY = m.CommandType.COMMAND_TYPE_REQUEST_CANCEL_ACTIVITY_TASK
+_TASK_TOKEN = sized_tag(m.RespondWorkflowTaskCompletedRequest, "task_token")
+_COMMAND = sized_tag(m.RespondWorkflowTaskCompletedRequest, "commands")
 
 
 class WorkflowTaskWorker:
@@ -96,7 +98,7 @@ class WorkflowTaskWorker:
         self._poke_activities = poke_activities
         self.cache = RunCache(max_cached_bytes)
         self._slots = Slots(max_concurrent)
-        self._completed = m.RespondWorkflowTaskCompletedRequest(
+        completed = m.RespondWorkflowTaskCompletedRequest(
             identity=identity, namespace=namespace, return_new_workflow_task=True
         )
         normal = m.TaskQueue(name=task_queue, kind=m.TaskQueueKind.TASK_QUEUE_KIND_NORMAL)
@@ -104,9 +106,10 @@ class WorkflowTaskWorker:
         queues = [normal]
         if max_cached_bytes > 0:
             queues.append(sticky)
-            attributes = self._completed.sticky_attributes
+            attributes = completed.sticky_attributes
             attributes.worker_task_queue.CopyFrom(sticky)
             set_duration_ms(attributes.schedule_to_start_timeout, ms_of_timedelta(sticky_timeout))
+        self._completed = completed.SerializeToString()
         self._pools = [
             PollerPool[Task](
                 f"workflow tasks of {queue.name}",
@@ -287,11 +290,10 @@ class WorkflowTaskWorker:
         return await self._service.get_workflow_execution_history(request)
 
     def _completion(self, task: Task, outcome: TaskCompleted) -> m.RespondWorkflowTaskCompletedRequest:
-        request = m.RespondWorkflowTaskCompletedRequest()
-        request.CopyFrom(self._completed)
-        request.task_token = task.task_token
-        if outcome.commands:
-            request.commands.extend(outcome.commands)
+        parts = [self._completed, _TASK_TOKEN, sized(task.task_token)]
+        for command in outcome.encoded_commands:
+            parts += (_COMMAND, varint(len(command)), command)
+        request = m.RespondWorkflowTaskCompletedRequest.FromString(b"".join(parts))
         if outcome.query_results:
             for query_id, result in outcome.query_results.items():
                 request.query_results[query_id].CopyFrom(result)
@@ -308,7 +310,7 @@ class WorkflowTaskWorker:
             self.cache.drop(entry)
         else:
             self.cache.measure(entry)
-        if outcome.closes or _cancels_activities(outcome.commands):
+        if outcome.closes or outcome.cancels_activities:
             self._poke_activities(entry.run_id)
         if response is not None and response.HasField("workflow_task") and response.workflow_task.task_token:
             return response.workflow_task
@@ -406,10 +408,6 @@ class WorkflowTaskWorker:
                 task.attempt,
                 exc_info=outcome.error,
             )
-
-
-def _cancels_activities(commands: Sequence[m.Command]) -> bool:
-    return any(command.command_type == _CANCEL_ACTIVITY for command in commands)
 
 
 def _is_power_of_two(number: int) -> bool:
