@@ -189,6 +189,29 @@ async def test_a_completion_outlives_a_restart(driver: Driver) -> None:
         assert (await successor.event_names()).count("ActivityTaskCompleted") == 1
 
 
+async def test_tokens_of_a_held_attempt_that_are_not_ours_are_refused(driver: Driver) -> None:
+    task = await scheduled(driver)
+    await driver.service.register_namespace(m.RegisterNamespaceRequest(namespace="other"))
+    token = task.task_token
+    forged = [token[:-1], token + b"x", bytes([*token[:-1], token[-1] ^ 1]), token[:17], b""]
+    for namespace, bad in [("other", token), *(("default", each) for each in forged)]:
+        request = m.RespondActivityTaskCompletedRequest(namespace=namespace, task_token=bad)
+        error = await refusal(driver.service.respond_activity_task_completed(request))
+        assert error.code is StatusCode.INVALID_ARGUMENT
+        beat = m.RecordActivityTaskHeartbeatRequest(namespace=namespace, task_token=bad)
+        assert (await refusal(driver.service.record_activity_task_heartbeat(beat))).code is StatusCode.INVALID_ARGUMENT
+    await driver.complete_activity(task)
+
+
+async def test_a_timeout_sooner_than_all_others_is_noted_at_hand_out(driver: Driver) -> None:
+    await scheduled(driver, start_to_close_s=2)
+    before_ms = driver.clock.now_ms()
+    assert driver.engine.next_deadline_ms() == before_ms + 2000
+    driver.clock.advance_by(2000)
+    await driver.rest()
+    assert (await driver.event_names()).count("ActivityTaskTimedOut") == 1
+
+
 async def test_many_activities_at_once(driver: Driver) -> None:
     await driver.start()
     await driver.step(*(schedule_activity(f"a{number}") for number in range(100)))

@@ -162,6 +162,39 @@ async def test_a_run_that_was_lost_gives_its_worker_the_whole_history(held: Held
     assert (await driver.poll()).history.events[0].event_id == 1
 
 
+async def test_an_answer_waits_for_the_state_it_speaks_of(held: Held) -> None:
+    driver, store = held
+    await driver.start()
+    task = await driver.poll()
+    store.commits_open.clear()
+    completion = asyncio.ensure_future(driver.complete(task, complete_workflow()))
+    await turns()
+    query = asyncio.ensure_future(driver.query())
+    await turns()
+    direct = await driver.service.poll_workflow_task_queue(driver.poll_request())
+    request = m.RespondQueryTaskCompletedRequest(
+        namespace="default", task_token=direct.task_token, completed_type=1, query_result=payloads("over")
+    )
+    await driver.service.respond_query_task_completed(request)
+    await turns()
+    assert not query.done(), "the end it saw may yet be lost"
+    store.commits_open.set()
+    assert text_of((await query).query_result) == "over"
+    await completion
+
+
+async def test_runs_with_waiting_tasks_stay_in_memory_longest() -> None:
+    async with Driver(MemoryStore(), config=EngineConfig(cache_bytes=60_000)) as driver:
+        await driver.start("waiting", task_queue=m.TaskQueue(name="nobody"))
+        for number in range(30):
+            await driver.start(f"wf{number}")
+            await driver.step(start_timer("t", 86_400))
+        names_held = {slot.run.state.workflow_id for slot in driver.engine.shard.cache.loaded.values()}
+        assert "waiting" in names_held
+        assert len(names_held) < 20
+        await driver.settle()
+
+
 async def test_a_run_being_erased_is_gone(held: Held) -> None:
     driver, store = held
     run_id = await driver.start()

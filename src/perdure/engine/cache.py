@@ -1,7 +1,8 @@
 """The runs in memory: loaded when asked for, dropped when there are too many.
 
 Loading is single-flight: several who ask for one run share one read. Runs nobody holds (`Slot.held`) are *cold*;
-they are kept in order of use and leave memory, oldest first, when their estimated bytes exceed the bound. A run
+they are kept in order of use and leave memory, oldest first, when their estimated bytes exceed the bound; those that
+rest before those whose tasks wait for a worker, who would have to load them again at once. A run
 whose rows are damaged is *quarantined*: everything asked of it is refused with DATA_LOSS, and its neighbours go on.
 
 The index of current runs holds loaded runs only; a miss is looked up in the store. A read that was begun before a
@@ -70,7 +71,9 @@ class RunCache:
         self._on_settled = on_settled
         self._run_ids: dict[str, int] = {}
         self._cold: OrderedDict[int, int] = OrderedDict()
-        """Cold runs and the bytes they were counted with, least recently used first."""
+        """Cold runs that rest, and the bytes they were counted with, least recently used first."""
+        self._waiting: OrderedDict[int, int] = OrderedDict()
+        """Cold runs whose tasks wait for a worker, likewise; they leave after those that rest."""
         self.cold_bytes = 0
         self._loading: dict[int, asyncio.Future[None]] = {}
         self._reads = 0
@@ -106,23 +109,28 @@ class RunCache:
             del self.current[ident]
             if self._reads:
                 self._drops[ident] = self._drops.get(ident, 0) + 1
-        self.cold_bytes -= self._cold.pop(slot.key, 0)
+        self._forget_cold(slot.key)
 
     def cool(self, slot: Slot) -> None:
         """A run has been used; if nobody holds it, it may be dropped when others need the room."""
         if slot.gone or slot.held:
             return
-        cold = self._cold
-        self.cold_bytes += slot.size - cold.pop(slot.key, 0)
+        self._forget_cold(slot.key)
+        cold = self._waiting if slot.hot else self._cold
         cold[slot.key] = slot.size
-        while self.cold_bytes > self._limit_bytes and len(cold) > 1:
-            key, size = cold.popitem(last=False)
+        self.cold_bytes += slot.size
+        while self.cold_bytes > self._limit_bytes and len(self._cold) + len(self._waiting) > 1:
+            others_rest = len(self._cold) > 1 or (cold is self._waiting and len(self._cold) == 1)
+            key, size = (self._cold if others_rest else self._waiting).popitem(last=False)
             self.cold_bytes -= size
             victim = self.loaded.get(key)
             if victim is not None and not victim.held:
                 self.evictions += 1
                 self._on_evicted(victim)
                 self.drop(victim)
+
+    def _forget_cold(self, run_key: int) -> None:
+        self.cold_bytes -= self._cold.pop(run_key, 0) + self._waiting.pop(run_key, 0)
 
     def evict_cold(self) -> int:
         """Drop every run that nobody holds. Returns how many."""

@@ -18,7 +18,7 @@ class EngineConfig:
     """How an engine behaves."""
 
     limits: Limits = field(default_factory=Limits)
-    cache_bytes: int = 24 * 1024 * 1024
+    cache_bytes: int = 16 * 1024 * 1024
     """Loaded runs that nobody holds a task of are dropped, least recently used first, beyond this estimate."""
     poll_timeout_s: float = 60.0
     """A long poll answers empty after this long at most."""

@@ -477,6 +477,7 @@ class Shard:
             wake_ms = 0 if state.outbox else due_ms
         if due_ms is not None and due_ms < slot.due_ms:
             self.timers.register(slot, due_ms)
+        slot.hot = wake_ms == 0
         batch.runs.append(RunRow(key, state.run_id, wake_ms, encoded.state))
         for event_id, data in encoded.items:
             batch.items.append(ItemRow(key, event_id, data))

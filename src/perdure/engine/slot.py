@@ -46,6 +46,7 @@ class Slot:
         "group",
         "groups",
         "handout",
+        "hot",
         "key",
         "pending",
         "queries",
@@ -84,6 +85,8 @@ class Slot:
         """Number of the workflow task handed out last; 0 before the first."""
         self.settled: list[HeldActivity] = []
         """Hand-outs of activities that ended in a group which is not durable yet."""
+        self.hot = False
+        """It had something to hand out or deliver when it was written last."""
         self.queries: RunQueries | None = None
         self.size = _BASE_BYTES + encoded_bytes
         """Estimate of its memory, in bytes."""
