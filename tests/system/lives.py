@@ -321,7 +321,10 @@ class Lives:
         return told.result()
 
     async def _tell(self, story: Story[T], engine: Engine, clock: LoopClock, worker: bool) -> T:
-        await engine.start()
+        try:
+            await engine.start()
+        except RpcError as error:  # What it writes first was refused: another process has to try.
+            raise Died(error.message) from error
         life = Life(self, engine, clock)
         if worker:
             life.worker = await life.start_worker()

@@ -53,8 +53,8 @@ async def mailbox(life: Life) -> object:
 async def parent(life: Life) -> object:
     await start(life, "child", "stranger", id="stranger")
     result = await simple(life, "parent")
-    await life.rest()
-    assert (await life.client.get_workflow_handle("child-left").describe()).status == 5
+    with pytest.raises(WorkflowFailureError, match="TerminatedError"):
+        await life.client.get_workflow_handle("child-left").result()
     assert (await life.client.get_workflow_handle("child-abandoned").describe()).status == 1
     return result
 
