@@ -60,7 +60,8 @@ class RunCache:
     """Cached runs by run id.
 
     Args:
-        max_bytes: bound on the sum of the runs' estimated sizes; 0 keeps nothing between tasks.
+        max_bytes: bound on the sum of the runs' estimated sizes; 0 keeps nothing between tasks. One run that alone
+            is larger is kept until another is used.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -93,13 +94,19 @@ class RunCache:
             self._evict_some(entry)
 
     def _evict_some(self, done: CachedRun) -> None:
-        # One pass at most, and no copy of the entries: this runs after every task while the cache is full. The entry
-        # that has just been used may go too; one whose steps still run may not, or they would begin again for ever.
+        # One pass at most, and no copy of the entries: this runs after every task while the cache is full. An entry
+        # whose steps still run stays, or they would begin again for ever. The one that has just been used is the last
+        # to go, and goes only if nothing is to be kept: a run larger than the bound would else be replayed from its
+        # beginning at every task.
         for _ in range(len(self._entries)):
             if self.total_bytes <= self.max_bytes:
                 return
             entry = next(iter(self._entries.values()))
-            if entry.steps or (entry.busy and entry is not done):
+            if entry is done and self.max_bytes > 0:
+                self._entries.move_to_end(entry.run_id)
+                if len(self._entries) == 1:
+                    return
+            elif entry.steps or (entry.busy and entry is not done):
                 self._entries.move_to_end(entry.run_id)
             else:
                 self.evictions += 1
