@@ -205,8 +205,6 @@ async def test_tokens_of_a_held_attempt_that_are_not_ours_are_refused(driver: Dr
 
 async def test_a_timeout_sooner_than_all_others_is_noted_at_hand_out(driver: Driver) -> None:
     await scheduled(driver, start_to_close_s=2)
-    before_ms = driver.clock.now_ms()
-    assert driver.engine.next_deadline_ms() == before_ms + 2000
     driver.clock.advance_by(2000)
     await driver.rest()
     assert (await driver.event_names()).count("ActivityTaskTimedOut") == 1
