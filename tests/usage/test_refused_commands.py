@@ -13,6 +13,7 @@ from perdure import activity, workflow
 from perdure.api import messages as m
 
 SECONDS = timedelta(seconds=10)
+REFUSAL = "Memo exceeds size limit of 2097152 bytes"
 FAILED = m.EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED
 
 
@@ -23,7 +24,9 @@ async def greet(name: str) -> str:
 
 @workflow.defn
 async def asks_too_much() -> str:
-    return await workflow.execute_activity("n" * 1001, start_to_close_timeout=SECONDS)
+    for name in ("first", "second"):
+        workflow.upsert_memo({name: "x" * 1_500_000})
+    return await greet("Ada")
 
 
 async def until_failed(handle: perdure.WorkflowHandle[str]) -> str:
@@ -37,7 +40,7 @@ async def test_a_refused_command_is_logged_and_the_run_kept(caplog: pytest.LogCa
     with caplog.at_level(logging.ERROR, "perdure.worker"):
         async with perdure.open("memory:", workflows=[asks_too_much], activities=[greet]) as app:
             handle = await app.start(asks_too_much, id="a-1")
-            assert "ActivityType exceeds the length limit of 1000" in await until_failed(handle)
+            assert REFUSAL in await until_failed(handle)
             while not caplog.records:
                 await asyncio.sleep(0)
             description = await handle.describe()
@@ -45,5 +48,5 @@ async def test_a_refused_command_is_logged_and_the_run_kept(caplog: pytest.LogCa
     assert description.status is perdure.client.WorkflowExecutionStatus.RUNNING
     said = caplog.records[0].getMessage()
     assert "workflow a-1 (asks_too_much)" in said
-    assert "ActivityType exceeds the length limit of 1000 characters" in said
+    assert REFUSAL in said
     assert "the run is kept" in said.lower()

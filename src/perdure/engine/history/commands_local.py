@@ -112,8 +112,8 @@ def upsert_search_attributes(
 def check_properties(plan: Plan, attributes: m.ModifyWorkflowPropertiesCommandAttributes) -> None:
     if not attributes.upserted_memo.fields:
         raise BadCommand(_BAD_PROPERTIES, "UpsertedMemo is not set on command.")
-    size = len(plan.run.state.memo) + attributes.upserted_memo.ByteSize()
-    if size > plan.limits.memo_bytes:
+    plan.memo_bytes += attributes.upserted_memo.ByteSize()
+    if len(plan.run.state.memo) + plan.memo_bytes > plan.limits.memo_bytes:
         raise BadCommand(_BAD_PROPERTIES, f"Memo exceeds size limit of {plan.limits.memo_bytes} bytes.")
 
 

@@ -49,6 +49,8 @@ class Plan(Struct):
     children: int = 0
     signals: int = 0
     cancels: int = 0
+    memo_bytes: int = 0
+    """What earlier commands add to the memo."""
     visibility: bool = False
 
 
@@ -81,6 +83,8 @@ def check_name(plan: Plan, name: str, what: str, cause: Cause) -> None:
         raise BadCommand(cause, f"{what} is not set on command.")
     if len(name) > plan.limits.id_length:
         raise BadCommand(cause, f"{what} exceeds the length limit of {plan.limits.id_length} characters.")
+    if "\0" in name:
+        raise BadCommand(cause, f"{what} holds a NUL character.")
 
 
 def check_length(plan: Plan, name: str, cause: Cause) -> None:
