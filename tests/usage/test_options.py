@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import perdure
 from perdure import App, RetryPolicy, activity, workflow
 from perdure.client import InvalidRequestError, WorkflowFailureError, WorkflowNotFoundError
+from perdure.testing import WorkflowEnvironment
 
 SECONDS = timedelta(seconds=10)
 NUMBER: Any = 5
@@ -38,6 +40,56 @@ async def with_number(seconds: int) -> str:
     return await workflow.execute_activity(echo, "x", start_to_close_timeout=number)
 
 
+ASKED: dict[str, Callable[[], Awaitable[object]]] = {
+    "TypeError: the option 'id' has to be text, not 5": lambda: workflow.execute_child_workflow(greet, "x", id=NUMBER),
+    "ValueError: the option 'id' is empty": lambda: workflow.execute_child_workflow(greet, "x", id=""),
+    "ValueError: the option 'id' is too long": lambda: workflow.execute_child_workflow(greet, "x", id="x" * 1001),
+    "ValueError: the option 'task_queue' holds a NUL": lambda: workflow.execute_child_workflow(
+        greet, "x", task_queue="\0"
+    ),
+    "ValueError: run_timeout may not be negative": lambda: workflow.execute_child_workflow(
+        greet, "x", run_timeout=-SECONDS
+    ),
+    "TypeError: a child has no option 'memory'": lambda: workflow.execute_child_workflow(
+        greet, "x", **dict[str, Any](memory=1)
+    ),
+    "ValueError: the workflow id is not valid Unicode": lambda: workflow.get_external_workflow_handle(
+        "\ud800"
+    ).cancel(),
+    "ValueError: the signal's name is empty": lambda: workflow.get_external_workflow_handle("x").signal(""),
+    "ValueError: the activity's name is too long": lambda: workflow.execute_activity(
+        "x" * 1001, start_to_close_timeout=SECONDS
+    ),
+    "ValueError: activity_id is empty": lambda: workflow.execute_activity(echo, "x", activity_id=""),
+    "ValueError: a timer's delay may not be NaN": lambda: asyncio.sleep(math.nan),
+    "TypeError: a span of time": lambda: renewed(NUMBER),
+    "nothing": lambda: asyncio.wait({asyncio.ensure_future(asyncio.sleep(math.inf))}, timeout=1),
+}
+
+
+async def renewed(span: Any) -> None:
+    workflow.continue_as_new("x", run_timeout=span)
+
+
+@workflow.defn
+async def asks(what: str) -> str:
+    said = "nothing"
+    try:
+        await ASKED[what]()
+    except (TypeError, ValueError) as error:
+        said = f"{type(error).__name__}: {error}"
+    await workflow.sleep(1)
+    return said
+
+
+@pytest.mark.parametrize("what", ASKED)
+async def test_what_workflow_code_may_not_ask_for_is_an_error_there(what: str) -> None:
+    """Found again by replay, as nothing is cached."""
+    async with await WorkflowEnvironment.start_time_skipping() as env:
+        async with env.worker(workflows=[asks, greet], activities=[echo], max_cached_workflow_bytes=0):
+            assert what in await env.client.execute_workflow(asks, what)
+
+
 @pytest.fixture
 async def app() -> AsyncIterator[App]:
     async with perdure.open("memory:", workflows=[greet, with_timeout, with_number], activities=[echo]) as app:
@@ -54,6 +106,7 @@ async def app() -> AsyncIterator[App]:
         ({"run_timeout": 5}, TypeError, r"write timedelta\(seconds=5\)"),
         ({"idd": "x"}, TypeError, "no option 'idd'; did you mean 'id'"),
         ({"id": "x" * 1001}, InvalidRequestError, "WorkflowId is too long: 1001 characters, at most 1000"),
+        ({"id": "a\0b"}, InvalidRequestError, "WorkflowId holds a NUL character"),
         ({"run_timeout": timedelta(seconds=-1)}, InvalidRequestError, "WorkflowRunTimeout is negative"),
     ],
 )

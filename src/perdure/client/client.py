@@ -29,7 +29,6 @@ from perdure.client.options import (
     DEFAULT_TASK_QUEUE,
     StartOptions,
     Target,
-    check_text,
     handler_target,
     signal_with_start_request,
     start_request,
@@ -37,6 +36,7 @@ from perdure.client.options import (
 )
 from perdure.converter import CodecService, DataConverter, default
 from perdure.exceptions import PerdureError
+from perdure.replay.checks import check_text
 
 __all__ = ["Client"]
 

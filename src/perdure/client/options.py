@@ -16,13 +16,13 @@ from perdure.api.durations import ms_of_timedelta, set_duration_ms
 from perdure.common import Priority, RetryPolicy, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from perdure.converter import DataConverter, encode_arguments
 from perdure.exceptions import DefinitionError
+from perdure.replay.checks import check_text
 from perdure.replay.definition import HandlerDefinition, WorkflowDefinition
 
 __all__ = [
     "DEFAULT_TASK_QUEUE",
     "StartOptions",
     "Target",
-    "check_text",
     "handler_target",
     "start_request",
     "workflow_target",
@@ -128,23 +128,6 @@ def handler_target(handler: object, kind: str) -> Target:
     if definition.name is None:
         raise DefinitionError(f"{handler!r} is a dynamic {kind} handler: give the {kind}'s name instead")
     return Target(name=definition.name, what=f"{kind} {definition.name}", definition=definition)
-
-
-def check_text(value: object, what: str) -> None:
-    """Refuse what cannot be an id or a name.
-
-    Raises:
-        TypeError: it is not text.
-        ValueError: it is empty, or not valid Unicode.
-    """
-    if not isinstance(value, str):
-        raise TypeError(f"{what} has to be text, not {value!r}")
-    if not value:
-        raise ValueError(f"{what} is empty")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{what} is not valid Unicode: {value!r} ({error.reason})") from None
 
 
 def _check_options(options: StartOptions) -> None:

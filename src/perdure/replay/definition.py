@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from perdure.exceptions import DefinitionError
+from perdure.replay.checks import check_name
 
 __all__ = [
     "HANDLER_ATTRIBUTE",
@@ -183,6 +184,7 @@ class HandlerDefinition:
             TypeError: it takes another number of arguments.
         """
         if isinstance(target, str):
+            check_name(target, "the signal's name")
             return target, None
         found = HandlerDefinition.of(target)
         if found is None or found.kind != "signal" or found.name is None:

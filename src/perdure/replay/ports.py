@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from perdure.api import messages as m
 from perdure.api.durations import ms_of_timedelta
 from perdure.common import Priority, RetryPolicy
+from perdure.replay.checks import check_name
 
 __all__ = [
     "NO_GUARD",
@@ -161,3 +162,6 @@ class ActivityOptions:
             timeout = getattr(self, name)
             if timeout is not None and ms_of_timedelta(timeout) < 0:
                 raise ValueError(f"{name} may not be negative: {timeout}")
+        for name, value in (("activity_id", self.activity_id), ("task_queue", self.task_queue)):
+            if value is not None:
+                check_name(value, name)

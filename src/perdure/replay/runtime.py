@@ -31,6 +31,7 @@ from perdure.replay.calls import (
     Timer,
     command,
 )
+from perdure.replay.checks import LONGEST_TIMER_S, timer_seconds
 from perdure.replay.definition import Signature, WorkflowDefinition
 from perdure.replay.endings import ContinueAsNewError, fails_task, renewal_in
 from perdure.replay.frames import Site, place_of_call, place_of_wait, strip_internal_frames, suspended_at
@@ -162,6 +163,7 @@ class WorkflowRuntime:
         summary: str | None = None,
     ) -> Timer:
         """A durable timer; a delay of nothing is no timer, its callback is ready at once."""
+        delay_s = delay_s if delay_s < LONGEST_TIMER_S else timer_seconds(delay_s)
         loop = self.loop
         self._timers += 1
         timer = Timer(

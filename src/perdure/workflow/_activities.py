@@ -12,6 +12,7 @@ from perdure.activity.definition import OptionValues
 from perdure.exceptions import DefinitionError
 from perdure.replay import context
 from perdure.replay.calls import ActivityHandle
+from perdure.replay.checks import check_name
 from perdure.replay.definition import UNSET, arguments, describe_callable
 from perdure.replay.ports import ActivityOptions
 
@@ -41,6 +42,7 @@ def _options(defaults: ActivityOptions, changes: tuple[tuple[str, Any], ...]) ->
 def _start(activity: Any, args: Sequence[Any], result_type: Any, changes: dict[str, Any]) -> ActivityHandle[Any]:
     runtime = context.must_be()
     if isinstance(activity, str):
+        check_name(activity, "the activity's name")
         options = _options(_NO_DEFAULTS, tuple(changes.items())) if changes else _NO_DEFAULTS
         return runtime.start_activity(activity, args, options, result_type=result_type)
     if not isinstance(activity, Activity):

@@ -10,6 +10,7 @@ from perdure.common import ParentClosePolicy, RetryPolicy, WorkflowIDReusePolicy
 from perdure.exceptions import DefinitionError
 from perdure.replay import context
 from perdure.replay.calls import ChildHandle, ChildWorkflowCancellationType
+from perdure.replay.checks import check_name, check_options
 from perdure.replay.definition import UNSET, HandlerDefinition, Signature, WorkflowDefinition, arguments
 from perdure.workflow._attributes import SearchAttributes, encode_search_attributes
 
@@ -60,6 +61,9 @@ class ChildWorkflowConfig(TypedDict, total=False):
     search_attributes: SearchAttributes | None
 
 
+_CHILD_OPTIONS = frozenset(ChildWorkflowConfig.__annotations__)
+
+
 class ExternalWorkflowHandle(Generic[_S]):
     """Another workflow, to be signalled or cancelled.
 
@@ -98,6 +102,7 @@ class ExternalWorkflowHandle(Generic[_S]):
 def get_external_workflow_handle(workflow_id: str, *, run_id: str | None = None) -> ExternalWorkflowHandle[Any]:
     """A handle for another workflow, which need not exist yet."""
     context.must_be()
+    check_name(workflow_id, "the workflow id")
     return ExternalWorkflowHandle(workflow_id, run_id)
 
 
@@ -111,6 +116,7 @@ def get_external_workflow_handle_for(
 
 def _target(workflow: Any, args: Sequence[Any]) -> tuple[str, Signature | None]:
     if isinstance(workflow, str):
+        check_name(workflow, "the workflow's name")
         return workflow, None
     definition = WorkflowDefinition.must_be(workflow)
     if definition.name is None:
@@ -125,6 +131,10 @@ def _start_child(
     runtime = context.must_be()
     name, signature = _target(workflow, args)
     given = cast("dict[str, Any]", dict(options))
+    unknown = given.keys() - _CHILD_OPTIONS
+    if unknown:
+        raise TypeError(f"a child has no option {min(unknown)!r}; there are {', '.join(sorted(_CHILD_OPTIONS))}")
+    check_options(given)
     attributes = given.pop("search_attributes", None)
     return runtime.start_child(
         name,
@@ -316,6 +326,14 @@ def continue_as_new(
         search_attributes: its search attributes; this run's when None.
     """
     runtime = context.must_be()
+    check_options(
+        {
+            "task_queue": task_queue,
+            "run_timeout": run_timeout,
+            "task_timeout": task_timeout,
+            "backoff_start_interval": backoff_start_interval,
+        }
+    )
     given = arguments(arg, args)
     target: Any = workflow if workflow is not None else runtime.definition.target
     if isinstance(target, str) or WorkflowDefinition.must_be(target).name is None:

@@ -33,11 +33,13 @@ def _closed() -> RpcError:
 
 
 def check_name(name: str, what: str, limits: Limits, *, required: bool = True) -> None:
-    """Refuse a missing or overlong id or name."""
+    """Refuse an id or name that is missing, overlong, or not fit for every store (NUL)."""
     if not name and required:
         raise invalid(f"{what} is not set")
     if len(name) > limits.id_length:
         raise invalid(f"{what} is too long: {len(name)} characters, at most {limits.id_length}")
+    if "\0" in name:
+        raise invalid(f"{what} holds a NUL character")
 
 
 def span_ms(duration: Duration, what: str) -> int:
