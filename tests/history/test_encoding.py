@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from perdure.api import messages as m
 from perdure.api.framing import frame
 from perdure.engine import history as h
-from perdure.engine.history import events, frames, retrying, terms
+from perdure.engine.history import events, frames, reports, retrying, terms
 from perdure.engine.history.encoding import INLINE_ITEMS_MAX
 from tests.history.scenario import Scenario, app_failure, finish, payloads, retry, schedule, timer
 
@@ -86,9 +86,9 @@ INSTANTS = st.one_of(st.integers(0, 4_000_000_000_000), st.just(1_700_000_000_00
 TEXTS = st.text(max_size=300)
 
 
-def same(body: bytes, event: m.HistoryEvent) -> None:
-    assert body == event.SerializeToString()
-    assert frames.framed(body) == frame(event)
+def same(framed: bytes, event: m.HistoryEvent) -> None:
+    assert framed == frame(event)
+    assert frames.body_of(framed) == event.SerializeToString()
 
 
 @given(st.tuples(EVENT_IDS, INSTANTS, TEXTS, TEXTS, st.integers(0, 10**9), st.integers(1, 500)))
@@ -117,8 +117,9 @@ def test_encoded_task_completed(
         request.deployment_options.deployment_name = "d"
     elif extra == "metering":
         request.metering_metadata.nonfirst_local_activity_execution_attempts = 1
-    arguments = (event_id, at_ms, scheduled, started, request)
-    same(frames.task_completed(*arguments), events.task_completed(*arguments))
+    _, manner = reports.read(request)
+    framed = frames.task_completed(event_id, at_ms, scheduled, started, manner.event)
+    same(framed, events.task_completed(event_id, at_ms, scheduled, started, request))
 
 
 @given(EVENT_IDS, INSTANTS, IDS, TEXTS, st.integers(1, 10**6), st.sampled_from(["", "short", "x" * 3000]))
@@ -148,8 +149,10 @@ def test_encoded_activity_scheduled(with_policy: bool) -> None:
     before = command.SerializeToString(deterministic=True)
     policy = retrying.policy_of(command.retry_policy)
     asked = terms.read(command.SerializeToString(), "", 0)
-    body = frames.activity_scheduled(9, 1000, asked.event(8))
-    assert m.HistoryEvent.FromString(body) == events.activity_scheduled(9, 1000, command, policy.message, 8)
+    framed = frames.activity_scheduled(9, 1000, asked.event(8))
+    assert m.HistoryEvent.FromString(frames.body_of(framed)) == events.activity_scheduled(
+        9, 1000, command, policy.message, 8
+    )
     assert command.SerializeToString(deterministic=True) == before
 
 

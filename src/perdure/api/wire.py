@@ -1,4 +1,4 @@
-"""Fields of messages as protobuf writes them, for the few messages that are assembled as bytes.
+"""Fields of messages as protobuf writes them, for the few messages that are assembled, or taken apart, as bytes.
 
 A field is its tag (``number << 3 | wire type``), for what has a length its length, and its content
 (https://protobuf.dev/programming-guides/encoding/). Fields that are joined make a message; repeated ones merge.
@@ -13,7 +13,7 @@ from typing import Final
 
 from google.protobuf.message import Message
 
-__all__ = ["rare_varint", "sized", "text", "timestamp", "varint"]
+__all__ = ["content", "rare_varint", "sized", "sized_tag", "text", "timestamp", "varint"]
 
 _NUMBERS_KEPT: Final = 16_384
 _TEXTS_KEPT: Final = 4096
@@ -49,6 +49,23 @@ def sized(data: bytes) -> bytes:
 def sized_tag(message: type[Message], field: str) -> bytes:
     """The tag of a string, bytes or message field; its `sized` content follows."""
     return varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | 2)
+
+
+def content(data: bytes, at: int) -> tuple[int, int]:
+    """Where the content begins and ends of a field with a length and a one-byte tag, which begins at `at`."""
+    start = at + 2
+    size = data[at + 1]
+    if size < 128:
+        return start, start + size
+    size &= 127
+    shift = 7
+    while True:
+        byte = data[start]
+        start += 1
+        size |= (byte & 127) << shift
+        if byte < 128:
+            return start, start + size
+        shift += 7
 
 
 @lru_cache(maxsize=_TEXTS_KEPT)

@@ -41,24 +41,23 @@ class HandOut:
     # -- workflow tasks --------------------------------------------------------------------------------------------
 
     def workflow_task_nowait(
-        self, queue: TaskQueue, task: WorkflowTask, *, sticky: bool, identity: str
+        self, queue: TaskQueue, task: WorkflowTask, *, sticky: bool, identity: str, now_ms: int
     ) -> m.PollWorkflowTaskQueueResponse | None:
         """Hand out a workflow task of a run that is in memory, with its history; None to try `workflow_task`."""
         shard = self._shard
         slot = shard.cache.loaded.get(task.run_key)
         if slot is None:
             return None
-        run = slot.run
-        state = run.state
-        if sticky:
-            first_id = state.last_task_started_event_id + 1
-            if state.sticky_queue != queue.name or first_id < run.frames_first_event_id:
-                return None
-        elif run.frames_first_event_id > 1:
+        state = slot.run.state
+        first_id = state.last_task_started_event_id + 1 if sticky else 1
+        if (
+            state.task_scheduled_event_id != task.scheduled_event_id
+            or (sticky and state.sticky_queue != queue.name)
+            or first_id < state.next_event_id - len(slot.run.live.frames)
+            or not history.workflow_task_ready(slot.run, now_ms)
+        ):
             return None
-        if not shard.is_current(slot, task):
-            return None
-        return self.start(slot, sticky=sticky, identity=identity)
+        return self.start(slot, sticky=sticky, identity=identity, now_ms=now_ms)
 
     async def workflow_task(
         self, queue: TaskQueue, task: WorkflowTask, *, sticky: bool, identity: str, durable_only: bool
@@ -83,7 +82,8 @@ class HandOut:
             first_id = slot.run.state.last_task_started_event_id + 1 if sticky else 1
             next_id = first_id + len(head)
             if next_id >= slot.run.frames_first_event_id or head:
-                return self.start(slot, sticky=sticky, identity=identity, head=head)
+                now_ms = shard.clock.now_ms()
+                return self.start(slot, sticky=sticky, identity=identity, now_ms=now_ms, head=head)
             page = await self._reader.page(
                 task.run_key,
                 first_id,
@@ -96,7 +96,7 @@ class HandOut:
                 raise shard.cache.quarantine(task.run_key, f"its history ends before event {first_id}")
 
     def start(
-        self, slot: Slot, *, sticky: bool, identity: str, head: list[bytes] | None = None
+        self, slot: Slot, *, sticky: bool, identity: str, now_ms: int, head: list[bytes] | None = None
     ) -> m.PollWorkflowTaskQueueResponse:
         """Start the run's pending workflow task and build its response.
 
@@ -109,18 +109,14 @@ class HandOut:
         first_id = state.last_task_started_event_id + 1 if sticky else 1
         handout = slot.handout = shard.number()
         task = history.start_workflow_task(
-            run,
-            identity=identity,
-            request_id=str(handout),
-            sticky=sticky,
-            limits=shard.limits,
-            now_ms=shard.clock.now_ms(),
+            run, identity=identity, request_id=str(handout), sticky=sticky, limits=shard.limits, now_ms=now_ms
         )
         if task.deadline_ms < slot.due_ms:
             shard.timers.register(slot, task.deadline_ms)
         token = slot.token = self._tokens.workflow_task(state.namespace, slot.key, handout)
         frames = self._page(run, first_id, head or [])
-        response = task_response(self._task_head(slot), token, state, task, b"".join(frames))
+        run_head = slot.task_head or self._task_head(slot)
+        response = task_response(run_head, token, state, task, b"".join(frames))
         next_id = first_id + len(frames)
         if next_id <= task.started_event_id:
             response.next_page_token = self._tokens.history(
@@ -140,9 +136,7 @@ class HandOut:
         return cut(head + history.task_frames(run, next_id), self._page_events, self._page_bytes)
 
     def _task_head(self, slot: Slot) -> bytes:
-        head = slot.task_head
-        if not head:
-            head = slot.task_head = run_in_task_response(slot.run.state)
+        head = slot.task_head = run_in_task_response(slot.run.state)
         return head
 
     # -- queries ---------------------------------------------------------------------------------------------------
@@ -171,7 +165,7 @@ class HandOut:
         self, slot: Slot, query: PendingQuery, frames: list[bytes], *, sticky: bool
     ) -> m.PollWorkflowTaskQueueResponse:
         state = slot.run.state
-        response = m.PollWorkflowTaskQueueResponse.FromString(self._task_head(slot))
+        response = m.PollWorkflowTaskQueueResponse.FromString(slot.task_head or self._task_head(slot))
         response.task_token = self._tokens.query(state.namespace, slot.key, query.number)
         response.previous_started_event_id = state.last_task_started_event_id
         response.attempt = 1

@@ -201,7 +201,7 @@ class Shard:
             if transition.next_run is not None:
                 self._start_next(slot, transition.next_run)
             if transition.workflow_task and offer:
-                self.offer_workflow_task(slot)
+                self._offer(slot, transition.now_ms)
             self.committer.touch()
         elif slot.group is not None:
             group = slot.group
@@ -264,11 +264,13 @@ class Shard:
 
     def offer_workflow_task(self, slot: Slot) -> None:
         """Bring the run's workflow task to its queue, the sticky one while its worker is there."""
+        now_ms = self.clock.now_ms()
+        if history.workflow_task_ready(slot.run, now_ms):
+            self._offer(slot, now_ms)
+
+    def _offer(self, slot: Slot, now_ms: int) -> None:
         run = slot.run
         state = run.state
-        now_ms = self.clock.now_ms()
-        if not history.workflow_task_ready(run, now_ms):
-            return
         matching = self.matching
         if state.sticky_queue:
             queue = matching.workflow.get((state.namespace, state.sticky_queue))

@@ -23,7 +23,7 @@ from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.engine.history import deadlines, events, failures, frames, pending, retrying, workflow_task
 from perdure.engine.history.events import DEFERRED
-from perdure.engine.history.recording import arrival_id, arrive, arrive_bodies, arrive_body
+from perdure.engine.history.recording import arrival_id, arrive, arrive_frames
 from perdure.engine.history.state import ActivityItem, ActivityLive, Run
 from perdure.engine.history.transition import DEFAULT_LIMITS, Limits, Transition
 
@@ -127,7 +127,7 @@ def complete_activity(
         failure = failures.server_failure("Complete result exceeds size limit.", non_retryable=True)
         return fail_activity(run, scheduled_event_id, attempt, failure, identity=identity, now_ms=now_ms)
     transition = Transition(run, now_ms)
-    arrive_bodies(transition, started, completed)
+    arrive_frames(transition, started, completed)
     pending.remove_activity(run, item)
     workflow_task.call(transition)
     return transition
@@ -265,13 +265,13 @@ def _retry(transition: Transition, item: ActivityItem, failure: m.Failure, ident
 
 def _record_started(transition: Transition, item: ActivityItem, identity: str) -> int:
     """Write the Started event of the last attempt; its id, or what stands for it in a buffered event."""
-    event_id, body = _started(transition.run, item, identity, transition.now_ms)
-    arrive_body(transition, body)
+    event_id, started = _started(transition.run, item, identity, transition.now_ms)
+    arrive_frames(transition, started)
     return event_id or DEFERRED
 
 
 def _started(run: Run, item: ActivityItem, identity: str, now_ms: int) -> tuple[int, bytes]:
-    """The Started event of the last attempt: its id, 0 if it will be buffered, and its body."""
+    """The Started event of the last attempt: its id, 0 if it will be buffered, and its frame."""
     held = run.live.activities.get(item.event_id)
     if held is not None:
         now_ms = held.started_at_ms

@@ -13,23 +13,31 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from perdure.api import messages as m
-from perdure.engine.history import commands_activity, commands_between, commands_closing, commands_local
+from perdure.engine.history import commands_activity, commands_between, commands_closing, commands_local, reports
 from perdure.engine.history.planning import BadCommand, Handler, Plan, Step
 from perdure.engine.history.transition import Transition
 
 _C = m.WorkflowTaskFailedCause
 _T = m.CommandType
+_PLAIN = m.Command()
+"""Stands for a command that needs no more looking at."""
 _BAD_MESSAGE = _C.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE
 
 
-def plan_commands(plan: Plan, commands: Iterable[m.Command]) -> list[Step]:
-    """Check commands in order.
+def plan_commands(plan: Plan, commands: Iterable[bytes]) -> list[Step]:
+    """Check serialized commands in order.
 
     Raises:
         BadCommand: one of them does not hold; nothing has changed.
     """
     steps: list[Step] = []
-    for command in commands:
+    for data in commands:
+        asked = reports.scheduled_activity(data)
+        if asked is not None:
+            prepared = commands_activity.check_schedule(plan, asked)
+            steps.append((commands_activity.schedule_activity, _PLAIN, None, prepared))
+            continue
+        command = m.Command.FromString(data)
         handler = HANDLERS.get(command.command_type)
         if handler is None:
             raise BadCommand(_C.WORKFLOW_TASK_FAILED_CAUSE_FEATURE_DISABLED, _unsupported(command))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from perdure.api import messages as m
 from perdure.engine.history import deadlines, events, evolve, failures, frames, pending, terms
@@ -25,8 +25,22 @@ _BAD_ACTIVITY_CANCEL = _C.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_ACTIVITY
 
 
 def check_schedule_activity(plan: Plan, attributes: m.ScheduleActivityTaskCommandAttributes) -> terms.Asked:
-    activity_id = attributes.activity_id
+    return check_schedule(plan, attributes.SerializeToString())
+
+
+def check_schedule(plan: Plan, data: bytes) -> terms.Asked:
+    """`check_schedule_activity` for serialized attributes."""
+    state = plan.run.state
+    limits = plan.limits
+    try:
+        asked = terms.read(data, state.task_queue, state.run_timeout_ms)
+    except terms.BadTerms as error:
+        raise BadCommand(_BAD_ACTIVITY, str(error)) from None
+    activity_id = asked.activity_id
+    agreed = asked.terms
     check_name(plan, activity_id, "ActivityId", _BAD_ACTIVITY)
+    check_name(plan, agreed.activity_type, "ActivityType", _BAD_ACTIVITY)
+    check_name(plan, agreed.task_queue, "TaskQueue", _BAD_ACTIVITY)
     known = plan.run.live.activity_ids
     if activity_id in plan.activity_ids or (
         activity_id in known and known[activity_id] not in plan.cancelled_activities
@@ -35,47 +49,35 @@ def check_schedule_activity(plan: Plan, attributes: m.ScheduleActivityTaskComman
             _C.WORKFLOW_TASK_FAILED_CAUSE_SCHEDULE_ACTIVITY_DUPLICATE_ID,
             f"an activity with id {activity_id!r} is pending already.",
         )
-    limits = plan.limits
     if len(known) + len(plan.activity_ids) >= limits.pending_activities:
         raise BadCommand(
             _C.WORKFLOW_TASK_FAILED_CAUSE_PENDING_ACTIVITIES_LIMIT_EXCEEDED,
             f"the number of pending activities has reached the limit of {limits.pending_activities}.",
         )
-    state = plan.run.state
-    data = attributes.SerializeToString()
     if len(data) > limits.blob_bytes:
+        attributes = m.ScheduleActivityTaskCommandAttributes.FromString(data)
         check_size(plan, attributes.input, "ScheduleActivityTaskCommandAttributes.Input", _BAD_ACTIVITY)
         check_size(plan, attributes.header, "ScheduleActivityTaskCommandAttributes.Header", _BAD_ACTIVITY)
-    try:
-        asked = terms.read(data, state.task_queue, state.run_timeout_ms)
-    except terms.BadTerms as error:
-        raise BadCommand(_BAD_ACTIVITY, str(error)) from None
-    check_name(plan, asked.terms.activity_type, "ActivityType", _BAD_ACTIVITY)
-    check_name(plan, asked.terms.task_queue, "TaskQueue", _BAD_ACTIVITY)
     plan.activity_ids.add(activity_id)
     return asked
 
 
 def schedule_activity(
-    plan: Plan,
-    transition: Transition,
-    command: m.Command,
-    attributes: m.ScheduleActivityTaskCommandAttributes,
-    asked: terms.Asked,
+    plan: Plan, transition: Transition, command: m.Command, attributes: Any, asked: terms.Asked
 ) -> None:
     run = plan.run
     event_id = run.state.next_event_id
     now_ms = plan.now_ms
-    body = frames.activity_scheduled(event_id, now_ms, asked.event(plan.completed_event_id))
-    if command.HasField("user_metadata") or command.event_group_markers:
-        write(transition, command, m.HistoryEvent.FromString(body))
+    scheduled = frames.activity_scheduled(event_id, now_ms, asked.event(plan.completed_event_id))
+    if attributes is None:
+        append_frame(transition, scheduled)
     else:
-        append_frame(transition, frames.framed(body))
+        write(transition, command, m.HistoryEvent.FromString(frames.body_of(scheduled)))
     agreed = asked.terms
     to_close, to_start, start_to_close, heartbeat = agreed.timeouts_ms
     item = ActivityItem(
         event_id,
-        attributes.activity_id,
+        asked.activity_id,
         agreed.activity_type,
         agreed.task_queue,
         now_ms,

@@ -8,21 +8,15 @@ hold, the task fails instead, and the caller is answered INVALID_ARGUMENT once t
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Final
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
-from perdure.api.durations import duration_ms
-from perdure.engine.history import closing, commands, evolve, failures, frames, workflow_task
+from perdure.engine.history import closing, commands, evolve, failures, frames, reports, workflow_task
 from perdure.engine.history.evolve import STATUS_RUNNING
-from perdure.engine.history.frames import framed
 from perdure.engine.history.planning import BadCommand, Plan
 from perdure.engine.history.recording import flush
 from perdure.engine.history.state import Run, WorkflowTaskLive
 from perdure.engine.history.transition import Limits, Transition
-
-_STICKY_KEPT: Final = 1024
 
 _BAD_MESSAGE = m.WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE
 
@@ -44,39 +38,39 @@ def complete_workflow_task(
     if task is None:
         raise RpcError(StatusCode.NOT_FOUND, "workflow task not found: it has timed out or was completed")
     transition = Transition(run, now_ms)
-    plan = Plan(run, limits, now_ms, request.identity, new_id, len(run.state.buffered))
+    asked, manner = reports.read(request)
+    plan = Plan(run, limits, now_ms, manner.identity, new_id, len(run.state.buffered))
     try:
-        if request.messages:
+        if manner.has_messages:
             raise BadCommand(_BAD_MESSAGE, "updates are not supported by this server.")
-        steps = commands.plan_commands(plan, request.commands)
+        steps = commands.plan_commands(plan, asked)
     except BadCommand as bad:
         reason = str(bad)
         failure = failures.server_failure(reason, non_retryable=True)
-        workflow_task.end_failed(transition, bad.cause, failure, request.identity, limits)
+        workflow_task.end_failed(transition, bad.cause, failure, manner.identity, limits)
         transition.error = RpcError(StatusCode.INVALID_ARGUMENT, reason)
         return transition
-    _write_completed(transition, task, request, plan)
+    _write_completed(transition, task, manner)
+    plan.completed_event_id = run.state.last_task_completed_event_id
     for apply, command, attributes, prepared in steps:
         apply(plan, transition, command, attributes, prepared)
     if run.state.status == STATUS_RUNNING:
         flushed = run.state.buffered and flush(transition)
-        if flushed or request.force_create_new_workflow_task:
+        if flushed or manner.wants_next:
             workflow_task.schedule(transition)
         _check_history_size(transition, limits)
     return transition
 
 
-def _write_completed(
-    transition: Transition, task: WorkflowTaskLive, request: m.RespondWorkflowTaskCompletedRequest, plan: Plan
-) -> None:
+def _write_completed(transition: Transition, task: WorkflowTaskLive, manner: reports.Manner) -> None:
     run = transition.run
     state = run.state
     live = run.live
     live.task = None
-    event_id = task.started_event_id + 1
     started_event_id = task.started_event_id
-    completed = framed(
-        frames.task_completed(event_id, transition.now_ms, task.scheduled_event_id, started_event_id, request)
+    event_id = started_event_id + 1
+    completed = frames.task_completed(
+        event_id, transition.now_ms, task.scheduled_event_id, started_event_id, manner.event
     )
     written = [task.started_frame, completed]
     if task.scheduled_frame:
@@ -86,18 +80,8 @@ def _write_completed(
     state.next_event_id = event_id + 1
     state.history_bytes += len(task.scheduled_frame) + len(task.started_frame) + len(completed)
     evolve.apply_task_completed(state, event_id, started_event_id)
-    plan.completed_event_id = event_id
-    if request.HasField("sticky_attributes"):
-        state.sticky_queue, state.sticky_timeout_ms = _sticky(request.sticky_attributes.SerializeToString())
-    else:
-        state.sticky_queue = ""
-
-
-@lru_cache(maxsize=_STICKY_KEPT)
-def _sticky(attributes: bytes) -> tuple[str, int]:
-    """A worker's sticky queue and its timeout in milliseconds: the same in each of its completions."""
-    sticky = m.StickyExecutionAttributes.FromString(attributes)
-    return sticky.worker_task_queue.name, duration_ms(sticky.schedule_to_start_timeout)
+    state.sticky_queue = manner.sticky_queue
+    state.sticky_timeout_ms = manner.sticky_timeout_ms
 
 
 def _check_history_size(transition: Transition, limits: Limits) -> None:

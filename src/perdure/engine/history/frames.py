@@ -6,8 +6,7 @@ third of that. Each function here mirrors the one of the same name in `events`, 
 compares the two byte for byte over the whole range of values. (Field tags are `number << 3 | wire type`; fields go
 in the order of their numbers, zeros and empty strings are left out.)
 
-Functions return a body: the serialized event. `framed` makes a frame of it. An event id of 0 is left out, as in
-`events`.
+Functions return a frame of a serialized History. An event id of 0 is left out, as in `events`.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from functools import lru_cache
 from typing import Final
 
 from perdure.api import messages as m
+from perdure.api.framing import frame
 from perdure.api.wire import rare_varint, text, timestamp, varint
 from perdure.engine.history import events
 
@@ -23,22 +23,27 @@ _STRINGS_KEPT: Final = 4096
 
 
 def _type(event_type: m.EventType.ValueType) -> bytes:
-    """Field 3 and the tag of field 5, the event's id once more."""
+    """Field 3, and the tag of field 5, the event's id once more."""
     return b"\x18" + varint(event_type) + b"\x28"
 
 
-def _body(event_id: int, at_ms: int, event_type: bytes, tag: bytes, attributes: bytes) -> bytes:
-    if not event_id:
-        return b"\x12" + timestamp(at_ms) + event_type[:-1] + tag + varint(len(attributes)) + attributes
-    number = varint(event_id)
-    return b"".join(
-        (b"\x08", number, b"\x12", timestamp(at_ms), event_type, number, tag, varint(len(attributes)), attributes)
-    )
-
-
-def framed(body: bytes) -> bytes:
-    """A body as a frame of a serialized History."""
+def _frame(event_id: int, at_ms: int, event_type: bytes, tag: bytes, attributes: bytes) -> bytes:
+    if event_id:
+        number = varint(event_id)
+        body = b"".join(
+            (b"\x08", number, b"\x12", timestamp(at_ms), event_type, number, tag, varint(len(attributes)), attributes)
+        )
+    else:
+        body = b"\x12" + timestamp(at_ms) + event_type[:-1] + tag + varint(len(attributes)) + attributes
     return b"\x0a" + varint(len(body)) + body
+
+
+def body_of(framed: bytes) -> bytes:
+    """The serialized event in a frame."""
+    at = 1
+    while framed[at] > 127:
+        at += 1
+    return framed[at + 1 :]
 
 
 _TASK_SCHEDULED: Final = _type(m.EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED)
@@ -59,7 +64,7 @@ def task_scheduled(
     event_id: int, at_ms: int, task_queue: str, sticky_queue: str, timeout_ms: int, attempt: int
 ) -> bytes:
     attributes = _task_scheduled(task_queue, sticky_queue, timeout_ms, attempt)
-    return _body(event_id, at_ms, _TASK_SCHEDULED, b"\x52", attributes)
+    return _frame(event_id, at_ms, _TASK_SCHEDULED, b"\x52", attributes)
 
 
 def task_started(
@@ -72,43 +77,28 @@ def task_started(
     suggest_reasons: list[m.SuggestContinueAsNewReason.ValueType] | None,
 ) -> bytes:
     if suggest_reasons:
-        return events.task_started(
+        event = events.task_started(
             event_id, at_ms, scheduled_event_id, identity, request_id, history_bytes, suggest_reasons
-        ).SerializeToString()
+        )
+        return frame(event)
     request = request_id.encode()
     attributes = b"\x08" + varint(scheduled_event_id) + text(b"\x12", identity)
     if request:
         attributes += b"\x1a" + varint(len(request)) + request
     if history_bytes:
         attributes += b"\x28" + rare_varint(history_bytes)
-    return _body(event_id, at_ms, _TASK_STARTED, b"\x5a", attributes)
+    return _frame(event_id, at_ms, _TASK_STARTED, b"\x5a", attributes)
 
 
-def task_completed(
-    event_id: int,
-    at_ms: int,
-    scheduled_event_id: int,
-    started_event_id: int,
-    request: m.RespondWorkflowTaskCompletedRequest,
-) -> bytes:
-    if (
-        request.HasField("worker_version_stamp")
-        or request.HasField("metering_metadata")
-        or request.HasField("deployment_options")
-    ):
-        return events.task_completed(event_id, at_ms, scheduled_event_id, started_event_id, request).SerializeToString()
-    attributes = (
-        b"\x08" + varint(scheduled_event_id) + b"\x10" + varint(started_event_id) + text(b"\x1a", request.identity)
-    )
-    if request.HasField("sdk_metadata"):
-        metadata = request.sdk_metadata.SerializeToString()
-        attributes += b"\x32" + varint(len(metadata)) + metadata
-    return _body(event_id, at_ms, _TASK_COMPLETED, b"\x62", attributes)
+def task_completed(event_id: int, at_ms: int, scheduled_event_id: int, started_event_id: int, said: bytes) -> bytes:
+    """With what the worker said besides, as `reports.Manner` has it."""
+    attributes = b"\x08" + varint(scheduled_event_id) + b"\x10" + varint(started_event_id) + said
+    return _frame(event_id, at_ms, _TASK_COMPLETED, b"\x62", attributes)
 
 
 def activity_scheduled(event_id: int, at_ms: int, attributes: bytes) -> bytes:
     """With attributes as `terms.Command` makes them."""
-    return _body(event_id, at_ms, _ACTIVITY_SCHEDULED, b"\x7a", attributes)
+    return _frame(event_id, at_ms, _ACTIVITY_SCHEDULED, b"\x7a", attributes)
 
 
 def activity_started(
@@ -117,7 +107,7 @@ def activity_started(
     attributes = b"\x08" + varint(scheduled_event_id) + text(b"\x12", identity) + b"\x20" + varint(attempt)
     if last_failure:
         attributes += b"\x2a" + varint(len(last_failure)) + last_failure
-    return _body(event_id, at_ms, _ACTIVITY_STARTED, b"\x82\x01", attributes)
+    return _frame(event_id, at_ms, _ACTIVITY_STARTED, b"\x82\x01", attributes)
 
 
 def activity_completed(
@@ -129,4 +119,4 @@ def activity_completed(
     else:
         attributes = b"\x10" + varint(scheduled_event_id)
     attributes += b"\x18" + varint(started_event_id) + text(b"\x22", identity)
-    return _body(event_id, at_ms, _ACTIVITY_COMPLETED, b"\x8a\x01", attributes)
+    return _frame(event_id, at_ms, _ACTIVITY_COMPLETED, b"\x8a\x01", attributes)

@@ -10,13 +10,14 @@ Every event that arrives from outside also calls for a workflow task: `arrive`, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from perdure.api import messages as m
 from perdure.api.framing import frame
 from perdure.engine.history import events, pending
 from perdure.engine.history.events import DEFERRED
-from perdure.engine.history.frames import framed
+from perdure.engine.history.frames import body_of
 from perdure.engine.history.state import ChildItem, OutMessage, Run
 from perdure.engine.history.transition import Transition
 
@@ -54,7 +55,7 @@ def append_frame(transition: Transition, data: bytes) -> None:
     state.history_bytes += len(data)
 
 
-def append_frames(transition: Transition, new: list[bytes]) -> None:
+def append_frames(transition: Transition, new: Sequence[bytes]) -> None:
     """`append` for several."""
     run = transition.run
     state = run.state
@@ -77,22 +78,13 @@ def arrive(transition: Transition, event: m.HistoryEvent) -> None:
         transition.run.state.buffered.append(event.SerializeToString())
 
 
-def arrive_body(transition: Transition, body: bytes) -> None:
-    """`arrive` for an event that `frames` encoded."""
+def arrive_frames(transition: Transition, *new: bytes) -> None:
+    """`arrive` for events that `frames` encoded."""
     run = transition.run
     if run.live.task is None:
-        append_frame(transition, framed(body))
+        append_frames(transition, new)
     else:
-        run.state.buffered.append(body)
-
-
-def arrive_bodies(transition: Transition, first: bytes, second: bytes) -> None:
-    """`arrive_body` for two events."""
-    run = transition.run
-    if run.live.task is None:
-        append_frames(transition, [framed(first), framed(second)])
-    else:
-        run.state.buffered += (first, second)
+        run.state.buffered += map(body_of, new)
 
 
 def flush(transition: Transition) -> bool:

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from perdure.api import messages as m
 from perdure.api.durations import set_duration_ms
-from perdure.api.wire import varint
+from perdure.api.wire import content, varint
 from perdure.engine.history import retrying
 from perdure.engine.history.state import Retry
 
@@ -40,6 +40,8 @@ class BadTerms(ValueError):
 class Terms(Struct, frozen=True):
     """What holds for every activity that is scheduled on the same terms."""
 
+    activity_id: str
+    """Empty, as ids are not among the terms, but for a command in another order."""
     activity_type: str
     task_queue: str
     timeouts_ms: tuple[int, int, int, int]
@@ -55,21 +57,20 @@ class Asked(Struct, frozen=True):
     """A command: its terms, and the three fields that are its own, serialized."""
 
     terms: Terms
-    activity_id: bytes
+    activity_id: str
+    id_field: bytes
     header: bytes
     input: bytes
 
     def event(self, completed_event_id: int) -> bytes:
         """The attributes of its Scheduled event, serialized."""
-        return b"".join(
-            (self.activity_id, self.header, self.input, self.terms.event, b"\x58", varint(completed_event_id))
-        )
+        return b"".join((self.id_field, self.header, self.input, self.terms.event, b"\x58", varint(completed_event_id)))
 
     def task(self) -> bytes:
         """What its worker is told, as a serialized ``PollActivityTaskQueueResponse`` that says no more."""
         data = self.terms.task
-        if self.activity_id:
-            data += b"\x32" + self.activity_id[1:]
+        if self.id_field:
+            data += b"\x32" + self.id_field[1:]
         if self.header:
             data += b"\x3a" + self.header[1:]
         if self.input:
@@ -89,37 +90,21 @@ def read(data: bytes, task_queue: str, run_timeout_ms: int) -> Asked:
         BadTerms: they can't hold.
     """
     end = len(data)
-    terms_at = at = _end(data, 0) if data.startswith(b"\x0a") else 0
+    id_at, at = content(data, 0) if data.startswith(b"\x0a") else (0, 0)
+    terms_at = at
     while at < end and data[at] in _TYPE_AND_QUEUE:
-        size = data[at + 1]
-        at = at + 2 + size if size < 128 else _end(data, at)
+        _, at = content(data, at)
     header_at = at
     if at < end and data[at] == _HEADER:
-        at = _end(data, at)
+        _, at = content(data, at)
     input_at = at
     if at < end and data[at] == _INPUT:
-        at = _end(data, at)
+        _, at = content(data, at)
     shared = data[terms_at:header_at] + data[at:]
     find = _terms if len(shared) <= _TERMS_KEPT_BYTES else _terms.__wrapped__
     terms = find(shared, task_queue, run_timeout_ms)
-    return Asked(terms, data[:terms_at], data[header_at:input_at], data[input_at:at])
-
-
-def _end(data: bytes, at: int) -> int:
-    """Where the field with a length that begins at `at` ends."""
-    at += 1
-    size = data[at]
-    if size < 128:
-        return at + 1 + size
-    size &= 127
-    shift = 7
-    while True:
-        at += 1
-        byte = data[at]
-        size |= (byte & 127) << shift
-        if byte < 128:
-            return at + 1 + size
-        shift += 7
+    activity_id = data[id_at:terms_at].decode() if terms_at else terms.activity_id
+    return Asked(terms, activity_id, data[:terms_at], data[header_at:input_at], data[input_at:at])
 
 
 @lru_cache(maxsize=_TERMS_KEPT)
@@ -148,6 +133,7 @@ def _terms(data: bytes, task_queue: str, run_timeout_ms: int) -> Terms:
         set_duration_ms(event.start_to_close_timeout, timeouts_ms[2])
         set_duration_ms(event.heartbeat_timeout, timeouts_ms[3])
     return Terms(
+        command.activity_id,
         command.activity_type.name,
         event.task_queue.name,
         timeouts_ms,

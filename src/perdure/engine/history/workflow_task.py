@@ -21,7 +21,6 @@ from typing import Final
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.engine.history import events, evolve, failures, frames
-from perdure.engine.history.frames import framed
 from perdure.engine.history.recording import append, append_frame, flush
 from perdure.engine.history.state import Run, WorkflowTaskLive
 from perdure.engine.history.transition import DEFAULT_LIMITS, Limits, Transition
@@ -54,8 +53,8 @@ def schedule(transition: Transition) -> None:
     state = run.state
     event_id = state.next_event_id
     now_ms = transition.now_ms
-    body = frames.task_scheduled(event_id, now_ms, state.task_queue, state.sticky_queue, state.task_timeout_ms, 1)
-    append_frame(transition, framed(body))
+    scheduled = frames.task_scheduled(event_id, now_ms, state.task_queue, state.sticky_queue, state.task_timeout_ms, 1)
+    append_frame(transition, scheduled)
     evolve.apply_task_scheduled(state, event_id, now_ms, 1)
     transition.workflow_task = True
 
@@ -86,14 +85,15 @@ def start(
         scheduled_id = started_id
         started_id += 1
         queue = state.sticky_queue
-        body = frames.task_scheduled(
+        scheduled_frame = frames.task_scheduled(
             scheduled_id, state.task_scheduled_at_ms, state.task_queue, queue, state.task_timeout_ms, attempt
         )
-        scheduled_frame = framed(body)
     suggest = None
     if started_id >= limits.history_events_suggest or state.history_bytes >= limits.history_bytes_suggest:
         suggest = _reasons(run, limits)
-    body = frames.task_started(started_id, now_ms, scheduled_id, identity, request_id, state.history_bytes, suggest)
+    started_frame = frames.task_started(
+        started_id, now_ms, scheduled_id, identity, request_id, state.history_bytes, suggest
+    )
     task = live.task = WorkflowTaskLive(
         scheduled_id,
         started_id,
@@ -103,7 +103,7 @@ def start(
         identity,
         request_id,
         scheduled_frame,
-        framed(body),
+        started_frame,
         sticky,
     )
     return task

@@ -140,7 +140,6 @@ class TaskQueue:
             raise
         if task is not None:
             matching.in_transit -= 1
-        self.last_poll_ms = matching.clock.now_ms()
         return task
 
     def _arm(self, at_s: float) -> None:

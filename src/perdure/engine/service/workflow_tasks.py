@@ -44,7 +44,7 @@ class WorkflowTaskTopic(ServiceTopic):
         while not (worker_key and self.matching.is_shut(worker_key)):
             # Looked up in each round: an idle queue may have been dropped while this poll was elsewhere.
             queue = self.matching.workflow_queue(namespace, name)
-            queue.last_poll_ms = self.clock.now_ms()
+            now_ms = queue.last_poll_ms = self.clock.now_ms()
             task = queue.take()
             if task is None:
                 until_s = until_s or self.clock.monotonic_s() + self.wait_s(timeout_s)
@@ -52,11 +52,14 @@ class WorkflowTaskTopic(ServiceTopic):
                 if left_s <= 0:
                     break
                 task = await queue.wait(left_s, identity, worker_key)
+                now_ms = queue.last_poll_ms = self.clock.now_ms()
                 if task is None:
                     break
             response = None
             if self.in_process and isinstance(task, WorkflowTask):
-                response = self.hand_out.workflow_task_nowait(queue, task, sticky=sticky, identity=identity)
+                response = self.hand_out.workflow_task_nowait(
+                    queue, task, sticky=sticky, identity=identity, now_ms=now_ms
+                )
             if response is None:
                 response = await self._take_workflow_task(queue, task, identity, sticky)
             if response is not None:
@@ -111,8 +114,9 @@ class WorkflowTaskTopic(ServiceTopic):
         self.check(namespace)
         shard = self.shard
         slot = self._held(namespace, request.task_token)
+        now_ms = self.clock.now_ms()
         transition = history.complete_workflow_task(
-            slot.run, request, limits=self.limits, new_id=shard.ids.new_id, now_ms=self.clock.now_ms()
+            slot.run, request, limits=self.limits, new_id=shard.ids.new_id, now_ms=now_ms
         )
         error = transition.error
         answered: list[PendingQuery] = []
@@ -125,7 +129,7 @@ class WorkflowTaskTopic(ServiceTopic):
         response = m.RespondWorkflowTaskCompletedResponse()
         if wants_next and transition.workflow_task:
             sticky = bool(slot.run.state.sticky_queue)
-            following = self.hand_out.start(slot, sticky=sticky, identity=request.identity)
+            following = self.hand_out.start(slot, sticky=sticky, identity=request.identity, now_ms=now_ms)
             response.workflow_task.CopyFrom(following)
         await durable
         if error is not None:
