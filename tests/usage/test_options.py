@@ -61,9 +61,9 @@ ASKED: dict[str, Callable[[], Awaitable[object]]] = {
         "x" * 1001, start_to_close_timeout=SECONDS
     ),
     "ValueError: activity_id is empty": lambda: workflow.execute_activity(echo, "x", activity_id=""),
-    "ValueError: a timer's delay may not be NaN": lambda: asyncio.sleep(math.nan),
+    "ValueError: a timer's delay may not be NaN": lambda: workflow.sleep(math.nan),
     "TypeError: a span of time": lambda: renewed(NUMBER),
-    "nothing": lambda: asyncio.wait({asyncio.ensure_future(asyncio.sleep(math.inf))}, timeout=1),
+    "nothing": lambda: asyncio.wait({asyncio.ensure_future(workflow.sleep(math.inf))}, timeout=1),
 }
 
 
