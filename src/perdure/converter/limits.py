@@ -20,12 +20,16 @@ __all__ = ["DEFAULT_MAX_PAYLOAD_BYTES", "limited"]
 DEFAULT_MAX_PAYLOAD_BYTES = 2 * 1024 * 1024
 """What an engine takes unless it is set up otherwise."""
 
+_LISTING_BYTES = 11
+"""Most that a list of one payload adds to it."""
+
 _C = TypeVar("_C", bound=Converter)
 
 
 def limited(converter: _C, max_bytes: int) -> _C:
     """A copy of a converter that raises `PayloadTooLargeError` for what takes more than `max_bytes` as payloads."""
     plain_one, plain_some = converter.to_payload, converter.to_payloads
+    roomy_bytes = max_bytes - _LISTING_BYTES
     plain_one_bytes, plain_some_bytes = converter.to_payload_bytes, converter.to_payloads_bytes
 
     def refuse(size_bytes: int) -> NoReturn:
@@ -48,7 +52,7 @@ def limited(converter: _C, max_bytes: int) -> _C:
 
     def to_payload_bytes(value: Any, hint: Any = None) -> bytes:
         payload = plain_one_bytes(value, hint)
-        if _listed(len(payload)) > max_bytes:
+        if len(payload) > roomy_bytes and _listed(len(payload)) > max_bytes:
             refuse(_listed(len(payload)))
         return payload
 

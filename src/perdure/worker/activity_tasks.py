@@ -19,6 +19,7 @@ from perdure.activity.definition import Activity
 from perdure.api import RpcError, WorkflowService
 from perdure.api import messages as m
 from perdure.api.durations import duration_ms
+from perdure.api.wire import sized, sized_tag
 from perdure.common import RawValue
 from perdure.converter import DataConverter, decode_arguments
 from perdure.exceptions import (
@@ -53,6 +54,10 @@ __all__ = ["ActivityTaskWorker"]
 _logger = logging.getLogger("perdure.worker")
 
 Task = m.PollActivityTaskQueueResponse
+
+_TASK_TOKEN = sized_tag(m.RespondActivityTaskCompletedRequest, "task_token")
+_RESULT = sized_tag(m.RespondActivityTaskCompletedRequest, "result")
+_ONE_PAYLOAD = sized_tag(m.Payloads, "payloads")
 
 _HEARTBEAT_SHARE = 0.8
 _LAST_WORDS_S = 2.0
@@ -115,7 +120,8 @@ class ActivityTaskWorker:
         self._deadlines = Deadlines[RunningActivity](_time_out)
         self._executions: dict[asyncio.Task[None], RunningActivity] = {}
         self._hand_back = True
-        self._completed = m.RespondActivityTaskCompletedRequest(identity=identity, namespace=namespace)
+        completed = m.RespondActivityTaskCompletedRequest(identity=identity, namespace=namespace)
+        self._completed = completed.SerializeToString()
         self._poll_request = m.PollActivityTaskQueueRequest(
             namespace=namespace,
             task_queue=m.TaskQueue(name=task_queue, kind=m.TaskQueueKind.TASK_QUEUE_KIND_NORMAL),
@@ -220,9 +226,10 @@ class ActivityTaskWorker:
                 self._deadlines.remove(running, place)
             del self._executions[me]
             self._slots.release()
+            running.runner = None  # The task's context holds what runs: a circle, which only the collector would break.
 
-    async def _call(self, running: RunningActivity) -> m.Payload:
-        """Run the function; its result as a payload."""
+    async def _call(self, running: RunningActivity) -> bytes:
+        """Run the function; its result as a serialized payload."""
         activity = running.activity
         if isinstance(running, ProcessRun):
             return await self._processes.call(running, self._task_queue)
@@ -241,17 +248,16 @@ class ActivityTaskWorker:
             result = await self._threads.submit(call)
         return self._result(activity, result)
 
-    def _result(self, activity: Activity[Any, Any], result: Any) -> m.Payload:
+    def _result(self, activity: Activity[Any, Any], result: Any) -> bytes:
         try:
-            return self._converter.to_payload(result, activity.signature.return_type)
+            return self._converter.to_payload_bytes(result, activity.signature.return_type)
         except ConversionError as error:
             raise type(error)(f"the result of activity {activity.__name__}: {error}") from error
 
-    async def _complete(self, task: Task, payload: m.Payload) -> None:
-        request = m.RespondActivityTaskCompletedRequest()
-        request.CopyFrom(self._completed)
-        request.task_token = task.task_token
-        request.result.payloads.append(payload)
+    async def _complete(self, task: Task, payload: bytes) -> None:
+        result = sized(_ONE_PAYLOAD + sized(payload))
+        parts = (self._completed, _TASK_TOKEN, sized(task.task_token), _RESULT, result)
+        request = m.RespondActivityTaskCompletedRequest.FromString(b"".join(parts))
         method = self._service.respond_activity_task_completed
         try:
             try:

@@ -99,8 +99,8 @@ class ProcessPool:
         if running is not None and not running.finished:
             running.heartbeats.beat(m.Payloads.FromString(details) if details is not None else None)
 
-    async def call(self, running: ProcessRun, task_queue: str) -> m.Payload:
-        """Run an activity in a child; its result as a payload.
+    async def call(self, running: ProcessRun, task_queue: str) -> bytes:
+        """Run an activity in a child; its result as a serialized payload.
 
         Raises:
             BaseException: what the activity raised, as it came over.
@@ -117,7 +117,7 @@ class ProcessPool:
                 running.pool = None
                 self._free.append(slot)
         if kind == _RESULT:
-            return m.Payload.FromString(data)
+            return data
         if kind == _CANCELLED:
             raise CancelledError("activity cancelled")
         if kind == _COMPLETE_ASYNC:
@@ -221,7 +221,7 @@ def _run(slot: int, module: str, qualname: str, task_bytes: bytes, task_queue: s
             result = found.fn(*args)
         finally:
             CURRENT.reset(token)
-        return _RESULT, converter.to_payload(result, found.signature.return_type).SerializeToString()
+        return _RESULT, converter.to_payload_bytes(result, found.signature.return_type)
     except CompleteAsync:
         return _COMPLETE_ASYNC, b""
     except CancelledError:
