@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Self, TypedDict, TypeVar, Unpack, overload
 
 from perdure.activity.definition import REGISTRY as ACTIVITIES
 from perdure.activity.definition import Activity
@@ -92,6 +92,14 @@ class App:
     def execute(self):
         """Start a workflow and wait for its result; see `Client.execute_workflow`."""
         return self.client.execute_workflow
+
+    @overload
+    def handle(self, workflow_id: str, *, run_id: str | None = None, result_type: type[_T]) -> WorkflowHandle[_T]: ...
+
+    @overload
+    def handle(
+        self, workflow_id: str, *, run_id: str | None = None, result_type: None = None
+    ) -> WorkflowHandle[Any]: ...
 
     def handle(
         self, workflow_id: str, *, run_id: str | None = None, result_type: type[Any] | None = None

@@ -300,6 +300,26 @@ class Client:
         handle = await self._start(target, arguments or tuple(args), result_type, options)
         return await handle.result()
 
+    @overload
+    def get_workflow_handle(
+        self,
+        workflow_id: str,
+        *,
+        run_id: str | None = None,
+        first_execution_run_id: str | None = None,
+        result_type: type[ReturnT],
+    ) -> WorkflowHandle[ReturnT]: ...
+
+    @overload
+    def get_workflow_handle(
+        self,
+        workflow_id: str,
+        *,
+        run_id: str | None = None,
+        first_execution_run_id: str | None = None,
+        result_type: None = None,
+    ) -> WorkflowHandle[Any]: ...
+
     def get_workflow_handle(
         self,
         workflow_id: str,

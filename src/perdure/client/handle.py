@@ -117,7 +117,10 @@ class WorkflowHandle(Generic[ReturnT]):
     async def signal(self, signal: Callable[[Any, Unpack[Ts]], Any], *args: *Ts) -> None: ...
 
     @overload
-    async def signal(self, signal: str, *arguments: Any, args: Sequence[Any] = ()) -> None: ...
+    async def signal(self, signal: str | Callable[..., Any], *, args: Sequence[Any]) -> None: ...
+
+    @overload
+    async def signal(self, signal: str, *arguments: Any) -> None: ...
 
     async def signal(self, signal: Any, *arguments: Any, args: Sequence[Any] = ()) -> None:
         """Send a signal, named by its handler method or its name.
@@ -151,6 +154,24 @@ class WorkflowHandle(Generic[ReturnT]):
         self,
         query: Callable[[Any, Unpack[Ts]], ResultT],
         *args: *Ts,
+        reject_condition: QueryRejectCondition | None = None,
+    ) -> ResultT: ...
+
+    @overload
+    async def query(
+        self,
+        query: Callable[..., Awaitable[ResultT]],
+        *,
+        args: Sequence[Any],
+        reject_condition: QueryRejectCondition | None = None,
+    ) -> ResultT: ...
+
+    @overload
+    async def query(
+        self,
+        query: Callable[..., ResultT],
+        *,
+        args: Sequence[Any],
         reject_condition: QueryRejectCondition | None = None,
     ) -> ResultT: ...
 

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from perdure.replay.definition import UNSET, HandlerDefinition, arguments
 from perdure.replay.frames import Site, place_of_wait
@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
+_P = TypeVar("_P")
 
 
 class command:
@@ -321,6 +322,18 @@ class ChildHandle(Call[_T]):
         if self.request_cancel():
             return True
         return self.finish_cancel(msg)
+
+    @overload
+    async def signal(self, signal: Callable[[Any], Any]) -> None: ...
+
+    @overload
+    async def signal(self, signal: Callable[[Any, _P], Any], arg: _P) -> None: ...
+
+    @overload
+    async def signal(self, signal: str, arg: Any = ...) -> None: ...
+
+    @overload
+    async def signal(self, signal: str | Callable[..., Any], *, args: Sequence[Any]) -> None: ...
 
     async def signal(
         self, signal: str | Callable[..., Any], arg: Any = UNSET, *, args: Sequence[Any] | None = None

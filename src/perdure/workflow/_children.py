@@ -78,6 +78,18 @@ class ExternalWorkflowHandle(Generic[_S]):
         self.id = id
         self.run_id = run_id
 
+    @overload
+    async def signal(self, signal: Callable[[Any], Any]) -> None: ...
+
+    @overload
+    async def signal(self, signal: Callable[[Any, _P], Any], arg: _P) -> None: ...
+
+    @overload
+    async def signal(self, signal: str, arg: Any = ...) -> None: ...
+
+    @overload
+    async def signal(self, signal: str | Callable[..., Any], *, args: Sequence[Any]) -> None: ...
+
     async def signal(
         self, signal: str | Callable[..., Any], arg: Any = UNSET, *, args: Sequence[Any] | None = None
     ) -> None:
@@ -187,7 +199,7 @@ async def start_child_workflow(
 
 @overload
 async def start_child_workflow(
-    workflow: str,
+    workflow: str | type[Any],
     arg: Any = ...,
     *,
     args: Sequence[Any] | None = None,
@@ -198,7 +210,11 @@ async def start_child_workflow(
 
 @overload
 async def start_child_workflow(
-    workflow: str, arg: Any = ..., *, args: Sequence[Any] | None = None, **options: Unpack[ChildWorkflowConfig]
+    workflow: str | type[Any],
+    arg: Any = ...,
+    *,
+    args: Sequence[Any] | None = None,
+    **options: Unpack[ChildWorkflowConfig],
 ) -> ChildHandle[Any]: ...
 
 
@@ -263,7 +279,7 @@ async def execute_child_workflow(
 
 @overload
 async def execute_child_workflow(
-    workflow: str,
+    workflow: str | type[Any],
     arg: Any = ...,
     *,
     args: Sequence[Any] | None = None,
@@ -274,7 +290,11 @@ async def execute_child_workflow(
 
 @overload
 async def execute_child_workflow(
-    workflow: str, arg: Any = ..., *, args: Sequence[Any] | None = None, **options: Unpack[ChildWorkflowConfig]
+    workflow: str | type[Any],
+    arg: Any = ...,
+    *,
+    args: Sequence[Any] | None = None,
+    **options: Unpack[ChildWorkflowConfig],
 ) -> Any: ...
 
 
