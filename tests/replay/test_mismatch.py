@@ -81,14 +81,24 @@ def test_the_place_of_a_call_in_a_task_that_the_end_abandons() -> None:
     assert f"test_mismatch.py:{line_of('# in a task of its own')} in " in text
 
 
-def test_a_call_that_is_a_task_by_itself_names_no_place() -> None:
+def test_a_call_that_is_a_task_by_itself_is_placed_where_it_is_waited_for() -> None:
     @workflow.defn(name="order")
     async def changed() -> None:
-        await asyncio.gather(reserve("o"), charge("o"))
+        await asyncio.gather(reserve("o"), charge("o"))  # both at once
 
     text = mismatch(changed)
     assert "asked to  schedule an activity activity_id='2' activity_type='charge'" in text
-    assert "\n                 at " not in text
+    assert f"test_mismatch.py:{line_of('# both at once')} in " in text
+
+
+def test_a_command_that_ends_the_workflow_is_placed_in_its_function() -> None:
+    @workflow.defn(name="order")
+    async def changed() -> None:  # ends at once
+        return None
+
+    text = mismatch(changed)
+    assert "asked to  complete the workflow" in text
+    assert f"test_mismatch.py:{line_of('# ends at once') - 1} in " in text
 
 
 def test_another_kind_of_command() -> None:

@@ -101,7 +101,12 @@ class Issued:
         """Where it was asked for."""
         call: Any = self.call
         if self.place is None and isinstance(call, Call):
-            self.keep_place(call.runtime.loop.tasks_by_wait())
+            tasks = call.runtime.loop.tasks_by_wait()
+            self.keep_place(tasks)
+            if self.place is None:
+                # A task of its own without a line of the user's, as `gather` makes them: where the code waits for it.
+                main = next((task for task in tasks.values() if task.get_name() == "main"), None)
+                self.place = place_of_wait(main) if main is not None else None
         return Site(*self.place) if self.place is not None else None
 
     def keep_place(self, tasks: Mapping[Any, Any]) -> None:

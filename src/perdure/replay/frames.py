@@ -24,6 +24,7 @@ _INTERNAL_PATHS = (
 )
 
 _internal_modules: set[str] = set()
+_LOOP = "perdure.replay.loop"
 
 
 class Site:
@@ -63,6 +64,8 @@ def place_of_call() -> Any:
             if not module.startswith(INTERNAL_MODULES):
                 return frame.f_code, frame.f_lasti
             _internal_modules.add(module)
+        if module == _LOOP and frame.f_code.co_name == "run":
+            return None  # What called the loop is not the user's: the call is a task of its own.
         frame = frame.f_back
     return None
 
