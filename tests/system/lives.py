@@ -167,7 +167,7 @@ class Life:
         self.clock = clock
         self._lives = lives
         self.raw = engine.service(in_process=True)
-        self.client = Client(_Witness(self.raw, self.ledger), task_queue="system")  # type: ignore[arg-type]
+        self.client = Client(_Witness(self.raw, self.ledger), task_queue="system", identity="system")  # type: ignore[arg-type]
         self.worker: Worker | None = None
         self.is_reborn = lives.lives > 1
 

@@ -25,18 +25,18 @@ from tests.system.twin_activities import ACTIVITIES
 from tests.system.twin_stories import STORIES
 
 
-def official_twins() -> ModuleType:
+def official_twins(ours: ModuleType) -> ModuleType:
     """The same source, written with Temporal's SDK."""
-    module = ModuleType("tests.system.official_twins")
+    module = ModuleType(f"{ours.__name__}_official")
     sys.modules[module.__name__] = module
-    source = inspect.getsource(twins).replace("from perdure", "from temporalio")
-    exec(compile(source, f"{twins.__file__} for temporalio", "exec"), module.__dict__)
+    source = inspect.getsource(ours).replace("from perdure", "from temporalio")
+    exec(compile(source, f"{ours.__file__} for temporalio", "exec"), module.__dict__)
     return module
 
 
 CHECKS_IDS = 1
 OURS = twins.WORKFLOWS
-THEIRS = official_twins().WORKFLOWS
+THEIRS = official_twins(twins).WORKFLOWS
 
 
 def told(name: str, **options: object) -> tuple[object, list[WorkflowHistory]]:
