@@ -29,7 +29,7 @@ from perdure.engine.store.memory import CommitHook, MemoryState, MemoryStore
 from perdure.engine.store.port import Batch, Store, StoreWriteError, VisibilityFilter
 from perdure.worker import Worker
 
-__all__ = ["OUTSIDE", "START_MS", "Died", "Ledger", "Life", "Lives", "LoopClock", "VirtualLoop", "killed_at"]
+__all__ = ["OUTSIDE", "START_MS", "Died", "Ledger", "Life", "Lives", "LoopClock", "Severed", "VirtualLoop", "killed_at"]
 
 T = TypeVar("T")
 
@@ -158,6 +158,37 @@ class _Witness:
         return response
 
 
+class Severed:
+    """A service whose caller may be cut off: what is under way is given up, and nothing comes through any more."""
+
+    def __init__(self, service: Any) -> None:
+        self._service = service
+        self._calls: set[asyncio.Future[Any]] = set()
+        self._is_cut = False
+
+    def __getattr__(self, name: str) -> Any:
+        async def call(request: Any, **options: Any) -> Any:
+            if self._is_cut:
+                await asyncio.Event().wait()
+            inner = asyncio.ensure_future(getattr(self._service, name)(request, **options))
+            self._calls.add(inner)
+            inner.add_done_callback(self._calls.discard)
+            try:
+                return await asyncio.shield(inner)
+            except asyncio.CancelledError:
+                if self._is_cut:
+                    await asyncio.Event().wait()
+                inner.cancel()
+                raise
+
+        return call
+
+    def cut(self) -> None:
+        self._is_cut = True
+        for call in tuple(self._calls):
+            call.cancel()
+
+
 class Life:
     """One process."""
 
@@ -183,6 +214,15 @@ class Life:
         )
         await worker.start()
         return worker
+
+    async def start_doomed_worker(self) -> tuple[Worker, Severed]:
+        """A worker that dies when its service is cut."""
+        lives = self._lives
+        service = Severed(_Witness(self.raw, self.ledger))
+        client = Client(service, identity="doomed")  # type: ignore[arg-type]
+        worker = Worker(client, task_queue="system", workflows=lives.workflows, activities=lives.activities)
+        await worker.start()
+        return worker, service
 
     async def at(self, seconds: float) -> None:
         """Wait until so many seconds have passed since the beginning of the first life."""

@@ -25,6 +25,8 @@ from tests.system.twin_stories import start
 LETTERS = 60
 FAN = 50
 CONFIG = EngineConfig(poll_timeout_s=NEVER_S, erase_closed=False)
+AGAIN = (StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED, StatusCode.DEADLINE_EXCEEDED)
+"""What a client tries again: the last, when the worker that was asked a query has died."""
 Told = Callable[[Life], Awaitable[object]]
 
 
@@ -226,6 +228,15 @@ class Chance:
         return self.chance.random() < self.forgetting
 
 
+async def doom(life: Life, chance: random.Random) -> None:
+    """Workers come, take what they get, and die with it in their hands."""
+    for _ in range(chance.randrange(1, 6)):
+        _, service = await life.start_doomed_worker()
+        await asyncio.sleep(chance.choice([0.001, 1, 20, 300]))
+        service.cut()
+        await asyncio.sleep(chance.choice([0.001, 5]))
+
+
 async def persistently(life: Life, story: Told) -> object:
     """Begin again when told to try later."""
     while True:
@@ -233,16 +244,17 @@ async def persistently(life: Life, story: Told) -> object:
             return await story(life)
         except (RpcError, PerdureError) as error:
             cause = error if isinstance(error, RpcError) else error.cause
-            if not isinstance(cause, RpcError) or "injected" not in cause.message:
+            if not isinstance(cause, RpcError) or cause.code not in AGAIN:
                 raise
-            assert cause.code in (StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED), error
+            assert "injected" in cause.message or cause.code is StatusCode.DEADLINE_EXCEEDED, error
             life.is_reborn = True
             await asyncio.sleep(0.2)
 
 
-async def all_of_them(life: Life) -> dict[str, object]:
-    results = await asyncio.gather(*(persistently(life, story) for story in STORIES.values()))
-    return dict(zip(STORIES, results, strict=True))
+async def all_of_them(life: Life, but: tuple[str, ...] = ()) -> dict[str, object]:
+    told = {name: story for name, story in STORIES.items() if name not in but}
+    results = await asyncio.gather(*(persistently(life, story) for story in told.values()))
+    return dict(zip(told, results, strict=True))
 
 
 def undisturbed() -> dict[str, object]:
@@ -252,7 +264,11 @@ def undisturbed() -> dict[str, object]:
 EXPECTED: list[dict[str, object]] = []
 
 
-def chaos(seed: int) -> Lives:
+PUNCTUAL = ("hoping", "mailbox")
+"""Stories that come out differently when something takes longer."""
+
+
+def chaos(seed: int, *, workers_die: bool = False) -> Lives:
     if not EXPECTED:
         EXPECTED.append(undisturbed())
     chance = Chance(seed)
@@ -270,10 +286,18 @@ def chaos(seed: int) -> Lives:
         worker_options=options,
     )
 
-    results = lives.play(all_of_them)
+    async def story(life: Life) -> dict[str, object]:
+        if not workers_die:
+            return await all_of_them(life)
+        doomed = asyncio.ensure_future(doom(life, chance.chance))
+        results = await all_of_them(life, PUNCTUAL)
+        doomed.cancel()
+        return results
+
+    results = lives.play(story)
     assert lives.ledger.repeated == []
-    for name, expected in EXPECTED[0].items():
-        assert results[name] == expected, name
+    for name, result in results.items():
+        assert result == EXPECTED[0][name], name
     return lives
 
 
@@ -282,9 +306,14 @@ def test_everything_at_once(seed: int) -> None:
     chaos(seed)
 
 
+@pytest.mark.parametrize("seed", range(1000, 1006))
+def test_workers_die_as_well(seed: int) -> None:
+    chaos(seed, workers_die=True)
+
+
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("hundred", range(10))
 def test_everything_at_once_many_times(hundred: int) -> None:
     for seed in range(100 * hundred + 100, 100 * hundred + 200):
-        chaos(seed)
+        chaos(seed, workers_die=seed % 2 == 0)

@@ -7,17 +7,15 @@ import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
 from perdure import activity, workflow
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
-from perdure.client import Client, WorkflowFailureError
+from perdure.client import WorkflowFailureError
 from perdure.common import RetryPolicy
 from perdure.exceptions import ActivityError, TimeoutError, TimeoutType
-from perdure.worker import Worker
 from tests.system.lives import OUTSIDE, Life, Lives
 from tests.system.plain import names
 
@@ -92,46 +90,6 @@ WORKFLOWS = [climber, lives_dangerously, lives_quietly, sleeps]
 ACTIVITIES = [climb, deadly, harmless]
 
 
-class Severed:
-    """A service whose caller may be cut off: what is under way is given up, and nothing comes through any more."""
-
-    def __init__(self, service: Any) -> None:
-        self._service = service
-        self._calls: set[asyncio.Future[Any]] = set()
-        self._is_cut = False
-
-    def __getattr__(self, name: str) -> Any:
-        async def call(request: Any, **options: Any) -> Any:
-            if self._is_cut:
-                await asyncio.Event().wait()
-            inner = asyncio.ensure_future(getattr(self._service, name)(request, **options))
-            self._calls.add(inner)
-            inner.add_done_callback(self._calls.discard)
-            try:
-                return await asyncio.shield(inner)
-            except asyncio.CancelledError:
-                if self._is_cut:
-                    await asyncio.Event().wait()
-                inner.cancel()
-                raise
-
-        return call
-
-    def cut(self) -> None:
-        self._is_cut = True
-        for call in tuple(self._calls):
-            call.cancel()
-
-
-async def doomed_worker(life: Life) -> tuple[Worker, Severed]:
-    """A worker that dies when its service is cut."""
-    service = Severed(life.raw)
-    client = Client(service, identity="doomed")  # type: ignore[arg-type]
-    worker = Worker(client, task_queue="system", workflows=WORKFLOWS, activities=ACTIVITIES)
-    await worker.start()
-    return worker, service
-
-
 def lives() -> Lives:
     return Lives(workflows=WORKFLOWS, activities=ACTIVITIES)
 
@@ -142,7 +100,7 @@ def count(events: Sequence[m.HistoryEvent], name: str) -> int:
 
 def test_a_worker_that_dies_in_an_activity() -> None:
     async def story(life: Life) -> list[int]:
-        _, service = await doomed_worker(life)
+        _, service = await life.start_doomed_worker()
         handle = await life.client.start_workflow(climber, 10, id="climber")
         await life.at(23)
         service.cut()
@@ -168,7 +126,7 @@ def test_a_worker_that_dies_with_cached_runs() -> None:
     """Its sticky queue is given up, and others go on from the history."""
 
     async def story(life: Life) -> str:
-        worker, service = await doomed_worker(life)
+        worker, service = await life.start_doomed_worker()
         handle = await life.client.start_workflow(lives_quietly, id="quiet")
         await life.at(70)
         assert worker.statistics().cached_workflows == 1
@@ -183,7 +141,7 @@ def test_an_activity_that_kills_every_worker() -> None:
     """It fails after its attempts; those who live beside it notice nothing."""
 
     async def story(life: Life) -> tuple[str, str]:
-        services = [(await doomed_worker(life))[1] for _ in range(3)]
+        services = [(await life.start_doomed_worker())[1] for _ in range(3)]
 
         async def kill(number: int) -> None:
             await life.at(number * 65 + 5)
