@@ -18,6 +18,7 @@ from perdure.common import ParentClosePolicy, RetryPolicy, WorkflowIDConflictPol
 from perdure.engine import EngineConfig
 from perdure.exceptions import ApplicationError, ChildWorkflowError, WorkflowAlreadyStartedError
 from tests.system.lives import NEVER_S, OUTSIDE, Life, Lives, killed_at
+from tests.system.plain import names
 
 MINUTE = timedelta(minutes=1)
 DAY_S = 24 * 3600
@@ -108,6 +109,22 @@ async def sleeper(seconds: int) -> str:
 
 
 @workflow.defn
+async def starts_over(laps: int) -> list[int]:
+    """Fails once, then continues as new: attempts are counted anew."""
+    attempt = workflow.info().attempt
+    if laps == 0:
+        return [attempt]
+    if attempt == 1:
+        raise ApplicationError("once more")
+    workflow.continue_as_new(laps - 1)
+
+
+@workflow.defn
+async def has_a_cron_child() -> None:
+    await workflow.start_child_workflow("sleeper", 1, id="cron", cron_schedule="* * * * *")
+
+
+@workflow.defn
 async def mother() -> list[str]:
     """Hears of how each of her children ends."""
     found: list[str] = []
@@ -124,7 +141,7 @@ async def mother() -> list[str]:
     return found
 
 
-WORKFLOWS = [Ward, guardian, hasty_guardian, stubborn, hopeful, sleeper, mother]
+WORKFLOWS = [Ward, guardian, hasty_guardian, stubborn, hopeful, sleeper, starts_over, has_a_cron_child, mother]
 
 
 async def start(life: Life, name: str, *args: object, **options: Any) -> WorkflowHandle[Any]:
@@ -202,6 +219,27 @@ async def hoping(life: Life) -> object:
     return ended, len(runs)
 
 
+async def out_of_time(life: Life) -> object:
+    """Each run has half a minute, and there are three."""
+    handle = await start(
+        life,
+        "sleeper",
+        9999,
+        run_timeout=timedelta(seconds=30),
+        retry_policy=RetryPolicy(initial_interval=timedelta(seconds=10), maximum_attempts=3),
+    )
+    ended = await end_of(handle)
+    runs = (await life.histories())["sleeper"]
+    starts = [run.events[0].workflow_execution_started_event_attributes for run in runs]
+    assert len({attributes.first_execution_run_id for attributes in starts}) == 1
+    return ended, [attributes.attempt for attributes in starts], names([run.events[-1] for run in runs])
+
+
+async def started_over(life: Life) -> object:
+    handle = await start(life, "starts_over", 1, retry_policy=RetryPolicy(initial_interval=timedelta(seconds=5)))
+    return await handle.result()
+
+
 async def delayed(life: Life) -> object:
     ended = await end_of(await start(life, "sleeper", 10, start_delay=timedelta(days=1)))
     return ended, asyncio.get_running_loop().time() >= DAY_S + 10
@@ -224,6 +262,8 @@ STORIES: dict[str, tuple[Callable[[Life], Awaitable[object]], object]] = {
     "hasty": (hastily_guarded, ("done", {"abandoned": RUNNING}, "free")),
     "retried": (retried, "3"),
     "hoping": (hoping, ("ApplicationError", 3)),
+    "out of time": (out_of_time, ("TimeoutError", [1, 2, 3], ["WorkflowExecutionTimedOut"] * 3)),
+    "started over": (started_over, [1]),
     "delayed": (delayed, ("awake", True)),
     "mothered": (mothered, ["3", "TimeoutError", "TerminatedError"]),
 }
@@ -249,6 +289,22 @@ def test_as_it_should_be_and_whenever_the_process_dies(name: str) -> None:
             lives, again = play(name, **{when: hook})
             assert again == result, f"{when} commit {commit} of {undisturbed.commits}"
             assert lives.ledger.repeated == []
+
+
+def test_a_cron_child_is_refused_and_says_so() -> None:
+    async def story(life: Life) -> None:
+        handle = await start(life, "has_a_cron_child")
+        await life.rest()
+        described = await handle.describe()
+        assert described.status == RUNNING
+        assert described.raw_description.pending_workflow_task.attempt > 1
+        history = await handle.fetch_history()
+        failed = history.events[3].workflow_task_failed_event_attributes
+        assert "CronSchedule is not supported" in failed.failure.message
+        with pytest.raises(WorkflowNotFoundError):
+            await life.client.get_workflow_handle("cron").describe()
+
+    Lives(workflows=WORKFLOWS, activities=[tidy]).play(story)
 
 
 def test_continuing_as_new_is_a_close_too() -> None:
