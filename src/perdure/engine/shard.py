@@ -228,7 +228,7 @@ class Shard:
             run_key=key,
             run_id=run_id or self.ids.new_id(),
             request=request,
-            lineage=lineage or _NO_LINEAGE,
+            lineage=lineage or history.NO_LINEAGE,
             signal=signal,
             limits=self.limits,
             retention_ms=namespace.retention_ms,
@@ -553,6 +553,3 @@ class Shard:
         self.matching.close()
         self.waiters.close()
         self._on_failed(error)
-
-
-_NO_LINEAGE = Lineage()

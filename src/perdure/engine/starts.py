@@ -18,6 +18,7 @@ No `await` lies between looking at the current run and starting the new one.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from perdure.api import RpcError, StatusCode
@@ -73,7 +74,9 @@ async def start_workflow(
     Raises:
         RpcError: ALREADY_EXISTS with ``WorkflowExecutionAlreadyStartedFailure``; INVALID_ARGUMENT.
     """
-    conflict = _conflict_policy(request, with_signal=signal is not None)
+    conflict = _conflict_policy(
+        request.workflow_id_conflict_policy, request.workflow_id_reuse_policy, signal is not None
+    )
     while True:
         existing = await shard.cache.find_current(namespace.name, request.workflow_id)
         if existing is None:
@@ -132,10 +135,9 @@ def _reuse_refusal(policy: int, status: int) -> str | None:
     return None
 
 
-def _conflict_policy(request: m.StartWorkflowExecutionRequest, *, with_signal: bool) -> int:
+@cache
+def _conflict_policy(conflict: int, reuse: int, with_signal: bool) -> int:
     """The policy for an open run, with the defaults filled in."""
-    conflict = request.workflow_id_conflict_policy
-    reuse = request.workflow_id_reuse_policy
     if reuse == _Reuse.WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING:
         if conflict != _Conflict.WORKFLOW_ID_CONFLICT_POLICY_UNSPECIFIED:
             raise _invalid("the id reuse policy terminate-if-running can't be combined with a conflict policy")

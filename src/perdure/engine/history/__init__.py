@@ -45,7 +45,7 @@ from perdure.engine.history.state import (
     WorkflowTaskLive,
 )
 from perdure.engine.history.terms import task_of
-from perdure.engine.history.transition import DEFAULT_LIMITS, Limits, Lineage, NextRun, Transition
+from perdure.engine.history.transition import DEFAULT_LIMITS, NO_LINEAGE, Limits, Lineage, NextRun, Transition
 from perdure.engine.history.waking import wake
 from perdure.engine.history.workflow_task import (
     expire_sticky,
@@ -58,6 +58,7 @@ from perdure.engine.history.workflow_task import start as start_workflow_task
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "NO_LINEAGE",
     "ActivityItem",
     "ActivityLive",
     "CancelItem",

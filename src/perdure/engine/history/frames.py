@@ -46,12 +46,18 @@ def body_of(framed: bytes) -> bytes:
     return framed[at + 1 :]
 
 
+_WORKFLOW_STARTED: Final = _type(m.EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED)
 _TASK_SCHEDULED: Final = _type(m.EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED)
 _TASK_STARTED: Final = _type(m.EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED)
 _TASK_COMPLETED: Final = _type(m.EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)
 _ACTIVITY_SCHEDULED: Final = _type(m.EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED)
 _ACTIVITY_STARTED: Final = _type(m.EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED)
 _ACTIVITY_COMPLETED: Final = _type(m.EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED)
+
+
+def workflow_started(event_id: int, at_ms: int, attributes: bytes) -> bytes:
+    """With attributes as `beginning.Beginning` makes them."""
+    return _frame(event_id, at_ms, _WORKFLOW_STARTED, b"\x32", attributes)
 
 
 @lru_cache(maxsize=_STRINGS_KEPT)

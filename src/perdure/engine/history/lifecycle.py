@@ -13,15 +13,13 @@ from google.protobuf.duration_pb2 import Duration
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.api.durations import duration_ms, set_duration_ms, set_timestamp_ms
-from perdure.engine.history import closing, events, evolve, retrying, workflow_task
-from perdure.engine.history.recording import append, arrival_id, arrive
+from perdure.engine.history import beginning, closing, events, evolve, frames, retrying, workflow_task
+from perdure.engine.history.recording import append, append_frame, arrival_id, arrive
 from perdure.engine.history.state import Run
-from perdure.engine.history.transition import DEFAULT_LIMITS, Limits, Lineage, Transition
+from perdure.engine.history.transition import DEFAULT_LIMITS, NO_LINEAGE, Limits, Lineage, Transition
 
 _SPAN_MAX_MS: Final = 100 * 365 * 24 * 3600 * 1000
 """Longer spans are cut to a hundred years, so that no instant leaves the calendar."""
-
-_NO_LINEAGE: Final = Lineage()
 
 
 def invalid(message: str) -> RpcError:
@@ -87,7 +85,7 @@ def start_run(
     run_key: int,
     run_id: str,
     request: m.StartWorkflowExecutionRequest,
-    lineage: Lineage = _NO_LINEAGE,
+    lineage: Lineage = NO_LINEAGE,
     signal: m.SignalWorkflowExecutionRequest | None = None,
     limits: Limits,
     retention_ms: int,
@@ -98,9 +96,18 @@ def start_run(
     Raises:
         RpcError: INVALID_ARGUMENT.
     """
-    check_start(request, limits)
     if signal is not None:
         _check_signal(signal, limits)
+    if lineage is NO_LINEAGE:
+        ordinary = beginning.read(request, limits, _ordinary_attributes)
+        if ordinary is not None:
+            transition = _begin(run_key, run_id, ordinary, limits, now_ms)
+            transition.run.state.retention_ms = retention_ms
+            if signal is not None:
+                _record_signal(transition, signal, None, limits)
+            workflow_task.schedule(transition)
+            return transition
+    check_start(request, limits)
     attributes = _started_attributes(run_id, request, lineage, limits, now_ms)
     state = evolve.blank()
     run = Run(run_key, state)
@@ -124,6 +131,25 @@ def start_run(
     if not state.task_not_before_ms or (signal is not None and _delay_yields(run)):
         workflow_task.schedule(transition)
     return transition
+
+
+def _begin(run_key: int, run_id: str, ordinary: beginning.Beginning, limits: Limits, now_ms: int) -> Transition:
+    """Start an ordinary run, but for its first workflow task."""
+    check_name(ordinary.workflow_id, "WorkflowId", limits)
+    check_name(ordinary.request_id, "RequestId", limits, required=False)
+    _check_size(len(ordinary.input), limits.blob_bytes, "Input")
+    run = Run(run_key, ordinary.state(run_id, now_ms))
+    transition = Transition(run, now_ms, visibility=True)
+    append_frame(transition, frames.workflow_started(1, now_ms, ordinary.event(run_id)))
+    return transition
+
+
+def _ordinary_attributes(
+    request: m.StartWorkflowExecutionRequest, limits: Limits
+) -> m.WorkflowExecutionStartedEventAttributes:
+    """What the Started events of ordinary runs have in common."""
+    check_start(request, limits)
+    return _started_attributes("", request, NO_LINEAGE, limits, 0)
 
 
 def _started_attributes(

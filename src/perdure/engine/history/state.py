@@ -13,10 +13,9 @@ New fields go at the end, with a default: rows are arrays, and older rows must s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import IntEnum
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 __all__ = [
     "ActivityItem",
@@ -271,28 +270,26 @@ class ActivityLive(Struct, gc=False):
     """What its worker shows when it reports."""
 
 
-@dataclass(slots=True)
-class Live:
+class Live(Struct):
     """What is known of a run only while this process holds it."""
 
     task: WorkflowTaskLive | None = None
-    activities: dict[int, ActivityLive] = field(default_factory=dict[int, ActivityLive])
+    activities: dict[int, ActivityLive] = {}
     """By scheduled event id."""
-    scheduled: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    scheduled: dict[int, bytes] = {}
     """What the Scheduled events of activities tell their workers (see `terms`), so that no read is needed."""
-    deadlines: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
+    deadlines: list[tuple[int, int, int]] = []
     """Heap of (due_ms, kind, event_id); entries may be stale and are checked against the state when they come up."""
-    activity_ids: dict[str, int] = field(default_factory=dict[str, int])
-    timer_ids: dict[str, int] = field(default_factory=dict[str, int])
-    child_ids: dict[str, int] = field(default_factory=dict[str, int])
-    frames: list[bytes] = field(default_factory=list[bytes])
+    activity_ids: dict[str, int] = {}
+    timer_ids: dict[str, int] = {}
+    child_ids: dict[str, int] = {}
+    frames: list[bytes] = []
     """Frames of the newest events, contiguous up to next_event_id - 1; older ones are dropped when a task completes."""
-    dirty_items: set[int] = field(default_factory=set[int])
+    dirty_items: set[int] = set()
     """Items changed or removed since the last encode (only kept when spilled)."""
 
 
-@dataclass(slots=True, eq=False)
-class Run:
+class Run(Struct, eq=False):
     """A loaded run: its durable state and what this process knows besides."""
 
     key: int

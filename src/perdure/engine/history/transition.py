@@ -14,10 +14,10 @@ from perdure.api import RpcError
 from perdure.api import messages as m
 from perdure.engine.history.state import OutMessage, Run
 
-__all__ = ["DEFAULT_LIMITS", "Limits", "Lineage", "NextRun", "Transition"]
+__all__ = ["DEFAULT_LIMITS", "NO_LINEAGE", "Limits", "Lineage", "NextRun", "Transition"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Limits:
     """Bounds, with Temporal's defaults. Sizes in bytes."""
 
@@ -70,6 +70,10 @@ class Lineage:
     signal_request_ids: tuple[str, ...] = ()
     """Of signals that runs before this one have taken in."""
     cancel_request_ids: tuple[str, ...] = ()
+
+
+NO_LINEAGE = Lineage()
+"""Of a run that a client starts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
