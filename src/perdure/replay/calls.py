@@ -116,6 +116,11 @@ class Issued:
             task = tasks.get(call)
             self.place = place_of_wait(task) if task is not None else None
 
+    def keep_function(self, fn: Any) -> None:
+        """Take the beginning of a function as the place: all there is to point at when its code has ended."""
+        code = getattr(fn, "__code__", None)
+        self.place = (code, 0) if code is not None else None
+
 
 class Call(WorkflowFuture[_T]):
     """A request that an event resolves.

@@ -520,10 +520,7 @@ class WorkflowRuntime:
         self._close(command.CONTINUE_AS_NEW, {"workflow_type": name}, message)
 
     def _close(self, kind: int, identity: dict[str, Any], message: m.Command | bytes | None) -> None:
-        issued = self.issue_built(kind, identity, message)
-        # The code has ended: its function is all there is to point at.
-        code = getattr(self.definition.run, "__code__", None)
-        issued.place = (code, 0) if code is not None else None
+        self.issue_built(kind, identity, message).keep_function(self.definition.run)
         self.closed = True
         self.steps.clear()
         self.loop.inert = True
