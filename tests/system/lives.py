@@ -29,7 +29,19 @@ from perdure.engine.store.memory import CommitHook, MemoryState, MemoryStore
 from perdure.engine.store.port import Batch, Store, StoreWriteError, VisibilityFilter
 from perdure.worker import Worker
 
-__all__ = ["OUTSIDE", "START_MS", "Died", "Ledger", "Life", "Lives", "LoopClock", "Severed", "VirtualLoop", "killed_at"]
+__all__ = [
+    "OUTSIDE",
+    "START_MS",
+    "Died",
+    "Ledger",
+    "Life",
+    "Lives",
+    "LoopClock",
+    "Severed",
+    "VirtualLoop",
+    "Witness",
+    "killed_at",
+]
 
 T = TypeVar("T")
 
@@ -131,7 +143,7 @@ class Died(Exception):
     """The engine of this life has stopped for good."""
 
 
-class _Witness:
+class Witness:
     """The engine's service as a worker sees it, with the ledger looking on."""
 
     def __init__(self, service: Any, ledger: Ledger) -> None:
@@ -198,7 +210,7 @@ class Life:
         self.clock = clock
         self._lives = lives
         self.raw = engine.service(in_process=True)
-        self.client = Client(_Witness(self.raw, self.ledger), task_queue="system", identity="system")  # type: ignore[arg-type]
+        self.client = Client(Witness(self.raw, self.ledger), task_queue="system", identity="system")  # type: ignore[arg-type]
         self.worker: Worker | None = None
         self.is_reborn = lives.lives > 1
 
@@ -218,7 +230,7 @@ class Life:
     async def start_doomed_worker(self) -> tuple[Worker, Severed]:
         """A worker that dies when its service is cut."""
         lives = self._lives
-        service = Severed(_Witness(self.raw, self.ledger))
+        service = Severed(Witness(self.raw, self.ledger))
         client = Client(service, identity="doomed")  # type: ignore[arg-type]
         worker = Worker(client, task_queue="system", workflows=lives.workflows, activities=lives.activities)
         await worker.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import random
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from perdure.engine.store.sqlite import SqliteStore
 from perdure.exceptions import PerdureError
 from perdure.local import Place
 from perdure.worker import Worker, service_calls
+from tests.system.lives import Ledger, Witness
 
 RUNS = 8
 STEPS = 4
@@ -80,9 +82,10 @@ async def gate() -> Gate:
 class House:
     """A client of a database file, its engine, and a worker."""
 
-    def __init__(self, path: Path, disk: FaultDisk | None = None) -> None:
+    def __init__(self, path: Path, disk: FaultDisk | None = None, ledger: Ledger | None = None) -> None:
         self._path = path
         self._disk = disk
+        self._ledger = ledger or Ledger()
         self._patch = pytest.MonkeyPatch()
 
     async def __aenter__(self) -> House:
@@ -91,6 +94,7 @@ class House:
         self.client = await Client.connect(self._path)
         assert self.client._lease is not None
         self.engine = self.client._lease.engine
+        self.client.service = Witness(self.client.service, self._ledger)  # type: ignore[assignment]
         self.worker = Worker(self.client, workflows=[walk], activities=[step])
         await self.worker.start()
         return self
@@ -101,7 +105,7 @@ class House:
         self._patch.undo()
 
     async def start(self, name: str) -> WorkflowHandle[list[str]]:
-        return await self.client.start_workflow(walk, name, STEPS, id=name)
+        return await self.client.start_workflow(walk, name, STEPS, id=name, request_id=f"start {name}")
 
     async def results(self, names: list[str]) -> list[list[str]]:
         handles = [self.client.get_workflow_handle_for(walk, name) for name in names]
@@ -218,3 +222,44 @@ async def test_a_flipped_bit_in_a_history_stops_its_run_alone(tmp_path: Path, ga
         assert house.engine.statistics().quarantined_runs == 1
         assert house.worker.is_running
         assert await house.client.execute_workflow(walk, "new", STEPS, id="new") == expected(["new"])[0]
+
+
+CUTS = 12
+
+
+async def test_whatever_a_power_cut_leaves_goes_on(disk: FaultDisk, tmp_path: Path, gate: Gate) -> None:
+    """Nothing acknowledged is lost, no acknowledged step runs again, and every workflow comes to its end."""
+    chance = random.Random(7)
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    ledger = Ledger()
+    cuts: list[tuple[dict[str, bytes], set[tuple[str, str]]]] = []
+    moments = set(chance.sample(range(60, 300), CUTS))
+
+    def maybe_cut(operation: int) -> None:
+        if operation in moments:
+            # First what the outside knows, then what is on the disk: nothing may be known that is not there.
+            acknowledged = set(ledger.acknowledged)
+            cuts.append((disk.power_cut(chance), acknowledged))
+
+    disk.on_operation = maybe_cut
+    async with House(directory / "walks.db", disk, ledger) as house:
+        for name in NAMES:
+            await house.start(name)
+        assert await house.results(NAMES) == expected(NAMES)
+    disk.on_operation = None
+    assert len(cuts) > CUTS // 2, f"there were {disk.operations} operations only"
+    assert any(acknowledged for _, acknowledged in cuts)
+    for number, (files, acknowledged) in enumerate(cuts):
+        place = tmp_path / f"cut-{number}"
+        place.mkdir()
+        for file, content in files.items():
+            (place / Path(file).name).write_bytes(content)
+        after = Ledger(acknowledged=acknowledged)
+        async with House(place / "walks.db", None, after) as house:
+            for name in NAMES:
+                await house.start(name)
+            assert await house.results(NAMES) == expected(NAMES)
+            await house.engine.wait_idle()
+            assert await house.engine.check_invariants() == []
+        assert after.repeated == []
