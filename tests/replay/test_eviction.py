@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import weakref
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -40,6 +41,33 @@ def evict(code: Any) -> Scenario:
     assert before
     gc.collect()
     return scenario
+
+
+@pytest.mark.parametrize("completed", [False, True])
+@pytest.mark.parametrize("gathered", [False, True])
+def test_an_evicted_run_leaves_nothing_to_the_garbage_collector(completed: bool, gathered: bool) -> None:
+    @workflow.defn
+    async def code() -> None:
+        if gathered:
+            await asyncio.gather(ship("x"), asyncio.sleep(5))
+        await asyncio.wait_for(ship("x"), 10)
+
+    scenario = Scenario(code)
+    scenario.task()
+    if completed:
+        scenario.complete("1", 1)
+        if gathered:
+            scenario.fire("1")
+        scenario.task()
+    gone = weakref.ref(scenario.run._runtime)
+    gc.collect()
+    gc.disable()
+    try:
+        scenario.run.close()
+        del scenario
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_awaits_in_finally_issue_nothing() -> None:

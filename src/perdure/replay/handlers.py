@@ -12,6 +12,7 @@ from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from inspect import iscoroutine, iscoroutinefunction
 from typing import TYPE_CHECKING, Any
+from weakref import proxy
 
 from perdure.api import messages as m
 from perdure.common import RawValue
@@ -53,7 +54,8 @@ class Handlers:
     __slots__ = ("_installed", "_queries", "_runtime", "_signals", "_waiting", "active")
 
     def __init__(self, runtime: WorkflowRuntime) -> None:
-        self._runtime = runtime
+        # The runtime holds its handlers: held weakly in turn, so that dropping a run frees both at once.
+        self._runtime: WorkflowRuntime = proxy(runtime)
         self._signals: dict[str | None, _Handler] = {}
         self._queries: dict[str | None, _Handler] = {}
         self._waiting: list[tuple[str, list[m.Payload]]] = []

@@ -31,7 +31,16 @@ from perdure.replay.generators import hooks_of_thread
 from perdure.replay.guard import refusal
 from perdure.replay.ports import Guard
 
-__all__ = ["MAX_CALLBACKS", "LoopOwner", "ReadyHandle", "WorkflowFuture", "WorkflowLoop", "WorkflowTask"]
+__all__ = [
+    "MAX_CALLBACKS",
+    "NOBODY",
+    "LoopOwner",
+    "ReadyHandle",
+    "WorkflowFuture",
+    "WorkflowLoop",
+    "WorkflowTask",
+    "detach",
+]
 
 MAX_CALLBACKS = 5_000_000
 """Callbacks one activation may run before the code counts as one that never waits."""
@@ -49,7 +58,7 @@ _set_running_loop = events._set_running_loop
 # From 3.14 on the current task belongs to the thread, not to a loop, and has to step aside as well.
 _swap_current_task: Callable[[Any, Any], Any] | None = getattr(tasks, "_swap_current_task", None)
 
-_undying: list[Coroutine[Any, Any, Any]] = []
+_undying: list[list[Any]] = []
 """Coroutines that answer every request to close with another await: kept, so that nothing wakes them again."""
 
 
@@ -69,6 +78,31 @@ class LoopOwner(Protocol):
     def report(self, message: str, error: BaseException | None) -> None:
         """An error that nothing waits for."""
         ...
+
+
+class _Nobody:
+    """Owner of a loop whose run has been evicted: nothing happens any more."""
+
+    def start_timer(
+        self, delay_s: float, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None
+    ) -> asyncio.TimerHandle:
+        return asyncio.TimerHandle(delay_s, callback, args, cast("Any", self), context)
+
+    def poll_conditions(self) -> bool:
+        return False
+
+    def report(self, message: str, error: BaseException | None) -> None:
+        """Nobody is interested."""
+
+    def get_debug(self) -> bool:
+        """What a timer's handle asks of its loop."""
+        return False
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """What a timer's handle tells its loop."""
+
+
+NOBODY = _Nobody()
 
 
 class ReadyHandle(asyncio.Handle):
@@ -368,8 +402,16 @@ for _name in _FORBIDDEN:
     _forbid(_name)
 
 
+def detach(future: Any) -> None:
+    """Take away whatever waits for a future that nothing will resolve, since the two hold each other."""
+    for callback, _ in getattr(future, "_callbacks", None) or ():
+        future.remove_done_callback(callback)
+
+
 def _close_task(task: WorkflowTask) -> None:
     if not task.done():
+        detach(getattr(task, "_fut_waiter", None))
+        detach(task)
         task._log_destroy_pending = False  # pyright: ignore[reportAttributeAccessIssue] C attribute
         _close_coroutine(task.get_coro())
     task._log_traceback = False  # pyright: ignore[reportAttributeAccessIssue] C attribute
@@ -392,7 +434,10 @@ def _close_coroutine(coro: Any) -> None:
         except BaseException:
             # It awaited again, and goes on from there; or it ended with an error of its own, which nobody waits for.
             continue
-    _undying.append(coro)
+    # In a circle: when the interpreter ends and lets go of the list, they must not come to life once more.
+    held: list[Any] = [coro]
+    held.append(held)
+    _undying.append(held)
 
 
 def _innermost(coro: Any) -> Any:

@@ -21,7 +21,7 @@ from perdure.replay.calls import command
 from perdure.replay.commands import PATCH_MARKER, STEP_MARKER
 from perdure.replay.definition import WorkflowDefinition
 from perdure.replay.events import APPLY, PASSED, RECORDED, Expected
-from perdure.replay.loop import MAX_CALLBACKS
+from perdure.replay.loop import MAX_CALLBACKS, NOBODY, detach
 from perdure.replay.matching import describe_event, marker_identity, missing
 from perdure.replay.outcome import Outcome, StepsNeeded, TaskCompleted, TaskFailed
 from perdure.replay.ports import NO_GUARD, Converter, Guard
@@ -386,9 +386,18 @@ class WorkflowRun:
 
     def close(self) -> None:
         """Evict: end every coroutine without letting it act. Harmless to repeat."""
-        self._runtime.loop.close()
-        self._runtime.pending.clear()
-        self._runtime.steps.clear()
+        runtime = self._runtime
+        runtime.loop.close()
+        # Whatever holds each other lets go, or the garbage collector would have to find it.
+        for issued in runtime.commands:
+            detach(issued.call)
+            issued.call = None
+        for calls in (runtime.pending, runtime.steps):
+            for call in calls.values():
+                detach(call)
+            calls.clear()
+        runtime.main = None
+        runtime.loop.owner = NOBODY
 
     def __del__(self) -> None:
         # A run that was dropped without `close`: its coroutines must not come alive in the garbage collector's hands.

@@ -98,7 +98,7 @@ class WorkflowRuntime:
         self._memo: dict[str, m.Payload] | None = None
         self._search_attributes: dict[str, m.Payload] | None = None
         self._conditions: list[tuple[Callable[[], bool], Any, Context]] = []
-        self._main: Any = None
+        self.main: Any = None
         self._main_entered = False
         self._activities = 0
         self._timers = 0
@@ -448,7 +448,7 @@ class WorkflowRuntime:
         except BaseException as error:
             self.conclude(error)
             return
-        self._main = self.loop.create_task(self._run_main(args), name="main", context=self.loop.context.copy())
+        self.main = self.loop.create_task(self._run_main(args), name="main", context=self.loop.context.copy())
 
     def _arguments(self, attrs: m.WorkflowExecutionStartedEventAttributes) -> list[Any]:
         payloads = attrs.input.payloads
@@ -540,11 +540,11 @@ class WorkflowRuntime:
         self.loop.ready.append(ReadyHandle(self._cancel_main, (), self.loop, self.loop.context))
 
     def _cancel_main(self) -> None:
-        if not self._main_entered and self._main is not None:
+        if not self._main_entered and self.main is not None:
             # Let the code reach its first await, so that it can handle the cancellation.
             self.loop.ready.append(ReadyHandle(self._cancel_main, (), self.loop, self.loop.context))
-        elif self._main is not None:
-            self._main.cancel()
+        elif self.main is not None:
+            self.main.cancel()
 
     def resolve_with(self, future: Any, payload: m.Payload | None, hint: Any) -> None:
         """Resolve a future with a payload's value."""
