@@ -41,6 +41,7 @@ __all__ = [
     "Finding",
     "ForbiddenCallError",
     "ForbiddenCodeError",
+    "InvalidNameError",
     "NondeterminismError",
     "NotInWorkflowError",
     "PayloadTooLargeError",
@@ -76,6 +77,10 @@ class ConversionError(PerdureError, TypeError):
 
 class PayloadTooLargeError(ConversionError):
     """A value takes more bytes than the engine keeps. Store it elsewhere and pass a reference to it."""
+
+
+class InvalidNameError(PerdureError, ValueError):
+    """A text that cannot be an id or a name: empty, too long, holding a NUL character, or not valid Unicode."""
 
 
 class TargetError(PerdureError, ValueError):

@@ -185,3 +185,60 @@ def test_the_demo(perdure: Perdure) -> None:
         "no payment was charged twice",
     ):
         assert claim in done.stdout
+
+
+def test_a_failure_shows_where_it_was_raised(perdure: Perdure) -> None:
+    done = perdure("run", "shop.py:fulfil", "--input", '{"id": "A1", "amount": -1}')
+    error = done.stderr[done.stderr.index("error:") :]
+    assert "shop.py" in error
+    assert error.count("the amount is negative") == 2, "the error, and the line that raised it"
+
+
+STRANGE = """
+import asyncio
+from datetime import timedelta
+import perdure
+from perdure import workflow
+
+@workflow.defn
+async def known() -> None:
+    for name in ("first", "second"):
+        workflow.upsert_memo({name: "x" * 1_500_000})
+
+async def main() -> None:
+    async with perdure.open("perdure.db") as app:
+        handle = await app.start("Unknown", id="[/] \\x1b[31m")
+        await app.start(known, id="refused")
+        await app.start(known, id="elsewhere", task_queue="[b]")
+        for watched in (handle, app.handle("refused")):
+            async for event in watched.fetch_history_events(wait_new_event=True):
+                if event.HasField("workflow_task_failed_event_attributes"):
+                    break
+            while (await watched.describe()).pending_workflow_task.attempt < 2:
+                await asyncio.sleep(0)
+
+asyncio.run(main())
+"""
+
+
+def test_strange_ids_and_runs_that_wait(perdure: Perdure, tmp_path: Path) -> None:
+    """What is in a database is shown, and not obeyed; a run that cannot go on says why."""
+    (tmp_path / "strange.py").write_text(STRANGE)
+    subprocess.run([sys.executable, "strange.py"], cwd=tmp_path, check=True, capture_output=True)
+    listed = perdure("list")
+    assert listed.returncode == 0, listed.stderr
+    assert "[/] \\x1b[31m" in listed.stdout
+    shown = perdure("show", "[/] \x1b[31m").stdout
+    assert "\x1b" not in shown
+    assert "workflow type 'Unknown' is not registered" in " ".join(shown.split())
+    assert "Memo exceeds size limit of 2097152 bytes" in perdure("show", "refused").stdout
+    assert "waits for a worker of task queue [b] that runs this workflow" in perdure("show", "elsewhere").stdout
+
+
+def test_ids_that_cannot_be(perdure: Perdure) -> None:
+    perdure("run", "shop.py:fulfil", "--input", ORDER)
+    for command in (["show", ""], ["run", "shop.py:fulfil", "--input", ORDER, "--id", ""]):
+        done = perdure(*command)
+        assert done.returncode == 2
+        assert "is empty" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -42,9 +42,9 @@ async def with_number(seconds: int) -> str:
 
 ASKED: dict[str, Callable[[], Awaitable[object]]] = {
     "TypeError: the option 'id' has to be text, not 5": lambda: workflow.execute_child_workflow(greet, "x", id=NUMBER),
-    "ValueError: the option 'id' is empty": lambda: workflow.execute_child_workflow(greet, "x", id=""),
-    "ValueError: the option 'id' is too long": lambda: workflow.execute_child_workflow(greet, "x", id="x" * 1001),
-    "ValueError: the option 'task_queue' holds a NUL": lambda: workflow.execute_child_workflow(
+    "InvalidNameError: the option 'id' is empty": lambda: workflow.execute_child_workflow(greet, "x", id=""),
+    "InvalidNameError: the option 'id' is too long": lambda: workflow.execute_child_workflow(greet, "x", id="x" * 1001),
+    "InvalidNameError: the option 'task_queue' holds a NUL": lambda: workflow.execute_child_workflow(
         greet, "x", task_queue="\0"
     ),
     "ValueError: run_timeout may not be negative": lambda: workflow.execute_child_workflow(
@@ -53,14 +53,14 @@ ASKED: dict[str, Callable[[], Awaitable[object]]] = {
     "TypeError: a child has no option 'memory'": lambda: workflow.execute_child_workflow(
         greet, "x", **dict[str, Any](memory=1)
     ),
-    "ValueError: the workflow id is not valid Unicode": lambda: workflow.get_external_workflow_handle(
+    "InvalidNameError: the workflow id is not valid Unicode": lambda: workflow.get_external_workflow_handle(
         "\ud800"
     ).cancel(),
-    "ValueError: the signal's name is empty": lambda: workflow.get_external_workflow_handle("x").signal(""),
-    "ValueError: the activity's name is too long": lambda: workflow.execute_activity(
+    "InvalidNameError: the signal's name is empty": lambda: workflow.get_external_workflow_handle("x").signal(""),
+    "InvalidNameError: the activity's name is too long": lambda: workflow.execute_activity(
         "x" * 1001, start_to_close_timeout=SECONDS
     ),
-    "ValueError: activity_id is empty": lambda: workflow.execute_activity(echo, "x", activity_id=""),
+    "InvalidNameError: activity_id is empty": lambda: workflow.execute_activity(echo, "x", activity_id=""),
     "ValueError: a timer's delay may not be NaN": lambda: workflow.sleep(math.nan),
     "TypeError: a span of time": lambda: renewed(NUMBER),
     "nothing": lambda: asyncio.wait({asyncio.ensure_future(workflow.sleep(math.inf))}, timeout=1),

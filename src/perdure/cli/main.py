@@ -22,11 +22,12 @@ from perdure.api import RpcError
 from perdure.cli.demo.stage import perform
 from perdure.cli.errors import CliError
 from perdure.cli.loading import load_workflow
+from perdure.cli.plain import printable
 from perdure.cli.runs import list_runs, parse_inputs, read_inputs, run_workflow
 from perdure.cli.show import show_run
 from perdure.client import WorkflowFailureError
 from perdure.engine.store.port import StoreError
-from perdure.exceptions import PerdureError
+from perdure.exceptions import FailureError, PerdureError
 
 __all__ = ["app", "run"]
 
@@ -123,7 +124,7 @@ def run() -> None:
     except CliError as error:
         _fail(error, error.message, error.hint, error.status)
     except WorkflowFailureError as error:
-        _fail(error, _chain(error), "", 1)
+        _fail(error, _chain(error), _stack(error), 1)
     except RpcError as error:
         _fail(error, error.message, "", 2)
     except (StoreError, PerdureError) as error:
@@ -135,18 +136,31 @@ def _chain(error: BaseException) -> str:
     texts: list[str] = []
     cause: BaseException | None = error
     while cause is not None:
-        texts.append(str(cause))
+        # An error that tells its cause needs no repetition of it.
+        if not (texts and str(cause) in texts[-1]):
+            texts.append(str(cause))
         cause = cause.__cause__
     return ": ".join(texts)
+
+
+def _stack(error: BaseException) -> str:
+    """Where the first cause of a workflow's failure was raised, in the workflow or an activity."""
+    stack = ""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, FailureError) and cause.failure is not None and cause.failure.stack_trace:
+            stack = cause.failure.stack_trace
+        cause = cause.__cause__
+    return stack.rstrip()
 
 
 def _fail(error: BaseException, message: str, hint: str, status: int) -> None:
     if os.environ.get("PERDURE_TRACEBACK") == "1":
         raise error
     notes.print("[bold red]error:[/] ", end="")
-    notes.print(message, markup=False, highlight=False, soft_wrap=True)
+    notes.print(printable(message), markup=False, highlight=False, soft_wrap=True)
     if hint:
-        notes.print(hint, markup=False, highlight=False, soft_wrap=True)
+        notes.print(printable(hint), markup=False, highlight=False, soft_wrap=True)
     sys.exit(status)
 
 

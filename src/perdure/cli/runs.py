@@ -14,6 +14,7 @@ from rich.table import Table
 
 import perdure
 from perdure.cli.errors import CliError
+from perdure.cli.plain import plain
 from perdure.client import Client, WorkflowExecution
 from perdure.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from perdure.converter import decode_arguments, default
@@ -71,7 +72,8 @@ async def run_workflow(
     definition: WorkflowDefinition, arguments: Sequence[Any], workflow_id: str | None, db: Path, console: Console
 ) -> str:
     """Run a workflow to its end, or go on with it if it is there already; returns its result as JSON."""
-    workflow_id = workflow_id or f"{definition.name}-{uuid.uuid4().hex[:8]}"
+    if workflow_id is None:
+        workflow_id = f"{definition.name}-{uuid.uuid4().hex[:8]}"
     async with perdure.open(db) as app:
         try:
             handle: Any = await app.start(
@@ -81,9 +83,9 @@ async def run_workflow(
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             )
-            console.print(f"{workflow_id} (run {handle.first_execution_run_id})", style="dim", highlight=False)
+            console.print(f"{plain(workflow_id)} (run {handle.first_execution_run_id})", style="dim", highlight=False)
         except WorkflowAlreadyStartedError:
-            console.print(f"{workflow_id} has already ended; this is its result", style="dim", highlight=False)
+            console.print(f"{plain(workflow_id)} has already ended; this is its result", style="dim", highlight=False)
             handle = app.client.get_workflow_handle(workflow_id)
         result = await handle.result()
     return default().to_payload(result).data.decode()
@@ -117,8 +119,8 @@ async def list_runs(db: Path, query: str | None, limit: int, as_json: bool, cons
         status = _fields(run)["status"]
         style = {"completed": "green", "running": "cyan"}.get(str(status), "red")
         table.add_row(
-            run.id,
-            run.workflow_type,
+            plain(run.id),
+            plain(run.workflow_type),
             f"[{style}]{status}[/]",
             moment(run.start_time),
             moment(run.close_time),

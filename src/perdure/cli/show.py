@@ -15,11 +15,11 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from perdure.api import messages as m
 from perdure.api.durations import datetime_of_ms, duration_ms, timestamp_ms
+from perdure.cli.plain import plain
 from perdure.cli.runs import existing_database, moment
 from perdure.client import Client, WorkflowExecutionDescription
 
@@ -43,12 +43,16 @@ def _payload(payload: m.Payload) -> str:
 
 
 def _failure(failure: m.Failure) -> str:
+    return _cut(_chain(failure))
+
+
+def _chain(failure: m.Failure) -> str:
     texts: list[str] = []
     while True:
         kind = failure.application_failure_info.type
         texts.append(f"{kind}: {failure.message}" if kind and not failure.message.startswith(kind) else failure.message)
         if not failure.HasField("cause"):
-            return _cut(" ← ".join(texts))
+            return " ← ".join(texts)
         failure = failure.cause
 
 
@@ -128,29 +132,42 @@ async def show_run(db: Path, workflow_id: str, run_id: str | None, as_json: bool
         }
         print(json.dumps(document, indent=2))
         return
-    _print_head(described, console)
+    _print_head(described, events, console)
     console.print(_table(events))
 
 
-def _print_head(described: WorkflowExecutionDescription, console: Console) -> None:
+def _print_head(described: WorkflowExecutionDescription, events: Sequence[m.HistoryEvent], console: Console) -> None:
     status = described.status.name.lower() if described.status else "unknown"
     ended = f", ended {moment(described.close_time)}" if described.close_time else ""
-    console.print(f"[bold]{escape(described.id)}[/]  {escape(described.workflow_type)}  [bold]{status}[/]")
+    console.print(f"[bold]{plain(described.id)}[/]  {plain(described.workflow_type)}  [bold]{status}[/]")
     console.print(
         f"run {described.run_id}, started {moment(described.start_time)}{ended}", style="dim", highlight=False
     )
     raw = described.raw_description
     for activity in raw.pending_activities:
         failure = f", last failure: {_failure(activity.last_failure)}" if activity.HasField("last_failure") else ""
-        console.print(f"waits for activity {activity.activity_type.name}, attempt {activity.attempt}{escape(failure)}")
+        console.print(
+            f"waits for activity {plain(activity.activity_type.name)}, attempt {activity.attempt}{plain(failure)}"
+        )
     for child in raw.pending_children:
-        console.print(f"waits for child {escape(child.workflow_id)} ({child.workflow_type_name})")
+        console.print(f"waits for child {plain(child.workflow_id)} ({plain(child.workflow_type_name)})")
     task = raw.pending_workflow_task
     if raw.HasField("pending_workflow_task") and task.attempt > 1:
-        console.print(f"[red]its workflow task fails[/], attempt {task.attempt}: a worker's log says why")
+        why = _task_failure(events) or "a worker's log says why"
+        console.print(f"[red]its workflow task fails[/], attempt {task.attempt}: {plain(why)}", highlight=False)
     elif raw.HasField("pending_workflow_task"):
-        console.print("waits for a worker that runs this workflow")
+        console.print(f"waits for a worker of task queue {plain(described.task_queue)} that runs this workflow")
     console.print()
+
+
+def _task_failure(events: Sequence[m.HistoryEvent]) -> str:
+    """Why the workflow task fails that has to be done next; only its first attempt is in the history."""
+    for event in reversed(events):
+        if event.event_type == m.EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED:
+            return _chain(event.workflow_task_failed_event_attributes.failure)
+        if event.event_type == m.EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED:
+            break
+    return ""
 
 
 def _table(events: Sequence[m.HistoryEvent]) -> Table:
@@ -167,5 +184,5 @@ def _table(events: Sequence[m.HistoryEvent]) -> Table:
         style = (
             "red" if name.endswith(("Failed", "TimedOut", "Terminated")) else "dim" if "WorkflowTask" in name else ""
         )
-        table.add_row(str(event.event_id), f"+{at - first}"[:13], name, escape(details_of(event)), style=style)
+        table.add_row(str(event.event_id), f"+{at - first}"[:13], name, plain(details_of(event)), style=style)
     return table

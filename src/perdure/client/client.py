@@ -208,7 +208,7 @@ class Client:
         Raises:
             WorkflowAlreadyStartedError: the id policies forbid another workflow of this id.
             TypeError: wrong number of arguments, or an unknown option.
-            ValueError: the id is empty or not valid Unicode.
+            InvalidNameError: the id is empty or not valid Unicode.
             ConversionError: an argument is not what the workflow's hint says.
         """
         target = workflow_target(workflow)
@@ -331,7 +331,7 @@ class Client:
         """A handle to a workflow by its id. Asks nobody: whether it exists shows when the handle is used.
 
         Raises:
-            TypeError, ValueError: the id cannot be one.
+            InvalidNameError, TypeError: the id cannot be one.
         """
         check_text(workflow_id, "the workflow id")
         return WorkflowHandle(

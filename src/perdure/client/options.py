@@ -156,7 +156,7 @@ def start_request(
 
     Raises:
         TypeError: wrong number of arguments, an unknown option, or one of the wrong type.
-        ValueError: an id is empty or not valid Unicode.
+        InvalidNameError: an id is empty or not valid Unicode.
         ConversionError: an argument or memo value does not convert.
     """
     _check_options(options)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from perdure.api.durations import ms_of_timedelta
+from perdure.exceptions import InvalidNameError
 
 __all__ = ["LONGEST_TIMER_S", "MAX_NAME_CHARS", "check_name", "check_options", "check_text", "timer_seconds"]
 
@@ -26,16 +27,16 @@ def check_text(value: object, what: str) -> None:
 
     Raises:
         TypeError: it is not text.
-        ValueError: it is empty, or not valid Unicode.
+        InvalidNameError: it is empty, or not valid Unicode.
     """
     if not isinstance(value, str):
         raise TypeError(f"{what} has to be text, not {value!r}")
     if not value:
-        raise ValueError(f"{what} is empty")
+        raise InvalidNameError(f"{what} is empty")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{what} is not valid Unicode: {value!r} ({error.reason})") from None
+        raise InvalidNameError(f"{what} is not valid Unicode: {value!r} ({error.reason})") from None
 
 
 def check_name(value: object, what: str) -> None:
@@ -43,14 +44,14 @@ def check_name(value: object, what: str) -> None:
 
     Raises:
         TypeError: it is not text.
-        ValueError: it is empty, too long, holds a NUL character, or is not valid Unicode.
+        InvalidNameError: it is empty, too long, holds a NUL character, or is not valid Unicode.
     """
     check_text(value, what)
     assert isinstance(value, str), "checked above"
     if len(value) > MAX_NAME_CHARS:
-        raise ValueError(f"{what} is too long: {len(value)} characters, at most {MAX_NAME_CHARS}")
+        raise InvalidNameError(f"{what} is too long: {len(value)} characters, at most {MAX_NAME_CHARS}")
     if "\0" in value:
-        raise ValueError(f"{what} holds a NUL character")
+        raise InvalidNameError(f"{what} holds a NUL character")
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -58,7 +59,8 @@ def check_options(options: Mapping[str, Any]) -> None:
 
     Raises:
         TypeError: one is of the wrong type.
-        ValueError: a name cannot be one, or a span is negative.
+        InvalidNameError: a name cannot be one.
+        ValueError: a span is negative.
     """
     for key, value in options.items():
         if value is None:
