@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 
 __all__ = ["content", "rare_varint", "sized", "sized_tag", "text", "timestamp", "varint"]
 
-_NUMBERS_KEPT: Final = 16_384
+_NUMBERS_KEPT: Final = 4096
 _TEXTS_KEPT: Final = 4096
 _INSTANTS_KEPT: Final = 256
 
@@ -37,7 +37,17 @@ def rare_varint(number: int) -> bytes:
     return bytes(data)
 
 
-varint = lru_cache(maxsize=_NUMBERS_KEPT)(rare_varint)
+class _Varints(dict[int, bytes]):
+    """Remembers small numbers: unlike a cache that orders what it holds by use, a hit costs one look and no writes."""
+
+    def __missing__(self, number: int) -> bytes:
+        data = rare_varint(number)
+        if 0 <= number < _NUMBERS_KEPT:
+            self[number] = data
+        return data
+
+
+varint = _Varints().__getitem__
 """The same, remembered: for numbers that come again, as ids and lengths do."""
 
 
@@ -74,14 +84,19 @@ def text(tag: bytes, value: str) -> bytes:
     return tag + sized(value.encode()) if value else b""
 
 
-@lru_cache(maxsize=_INSTANTS_KEPT)
-def timestamp(at_ms: int) -> bytes:
-    """The content of a Timestamp field, with its length before it."""
-    seconds, ms = divmod(at_ms, 1000)
-    data = b"\x08" + varint(seconds) if seconds else b""
-    return sized(data + b"\x10" + _nanos(ms) if ms else data)
+class _Timestamps(dict[int, bytes]):
+    """Remembers the latest instants."""
+
+    def __missing__(self, at_ms: int) -> bytes:
+        if len(self) >= _INSTANTS_KEPT:
+            self.clear()
+        seconds, ms = divmod(at_ms, 1000)
+        data = b"\x08" + rare_varint(seconds) if seconds else b""
+        if ms:
+            data += b"\x10" + rare_varint(ms * 1_000_000)
+        self[at_ms] = found = sized(data)
+        return found
 
 
-@lru_cache(maxsize=1000)
-def _nanos(ms: int) -> bytes:
-    return rare_varint(ms * 1_000_000)
+timestamp = _Timestamps().__getitem__
+"""The content of a Timestamp field, with its length before it, of an instant in epoch milliseconds."""

@@ -114,9 +114,13 @@ class HandOut:
         if task.deadline_ms < slot.due_ms:
             shard.timers.register(slot, task.deadline_ms)
         token = slot.token = self._tokens.workflow_task(state.namespace, slot.key, handout)
-        frames = self._page(run, first_id, head or [])
+        frames = self._frames(run, first_id, head or [])
+        history_data = b"".join(frames)
+        if len(frames) > self._page_events or len(history_data) > self._page_bytes:
+            frames = cut(frames, self._page_events, self._page_bytes)
+            history_data = b"".join(frames)
         run_head = slot.task_head or self._task_head(slot)
-        response = task_response(run_head, token, state, task, b"".join(frames))
+        response = task_response(run_head, token, state, task, history_data)
         next_id = first_id + len(frames)
         if next_id <= task.started_event_id:
             response.next_page_token = self._tokens.history(
@@ -128,12 +132,13 @@ class HandOut:
                 response.queries[str(query.number)].CopyFrom(query.query)
         return response
 
-    def _page(self, run: history.Run, first_id: int, head: list[bytes]) -> list[bytes]:
-        """As many frames of the held task's history as fit a page."""
+    def _frames(self, run: history.Run, first_id: int, head: list[bytes]) -> list[bytes]:
+        """Frames of the held task's history: all there are, or its head if that is not the whole of what is stored."""
         next_id = first_id + len(head)
-        if next_id < run.frames_first_event_id:
+        if next_id < run.state.next_event_id - len(run.live.frames):
             return head
-        return cut(head + history.task_frames(run, next_id), self._page_events, self._page_bytes)
+        frames = history.task_frames(run, next_id)
+        return head + frames if head else frames
 
     def _task_head(self, slot: Slot) -> bytes:
         head = slot.task_head = run_in_task_response(slot.run.state)

@@ -43,6 +43,8 @@ _TASK = struct.Struct(">BQQ")
 _ACTIVITY = struct.Struct(">BQQI")
 _HISTORY = struct.Struct(">BQQQBQ")
 _LIST = struct.Struct(">BqQ8s")
+_RUN_KEY = struct.Struct(">xQ")
+_EVENT_ID = struct.Struct(">9xQ")
 _KIND_TASK, _KIND_QUERY, _KIND_ACTIVITY, _KIND_HISTORY, _KIND_REVERSE, _KIND_LIST, _KIND_NAMES = range(1, 8)
 
 
@@ -51,13 +53,13 @@ same = hmac.compare_digest
 
 
 def run_key_of(token: bytes) -> int:
-    """The run key a token claims, if it is one of a task or a page."""
-    return int.from_bytes(token[1:9], "big")
+    """The run key a token claims; 0 if it is too short to be one."""
+    return _RUN_KEY.unpack_from(token)[0] if len(token) >= _RUN_KEY.size else 0
 
 
 def scheduled_event_id_of(token: bytes) -> int:
-    """The scheduled event id a token claims, if it is one of an activity."""
-    return int.from_bytes(token[9:17], "big")
+    """The scheduled event id that the token of an activity claims; 0 if it is too short to be one."""
+    return _EVENT_ID.unpack_from(token)[0] if len(token) >= _EVENT_ID.size else 0
 
 
 class TaskToken(Struct, frozen=True, gc=False):

@@ -88,11 +88,15 @@ def task_started(
         )
         return frame(event)
     request = request_id.encode()
-    attributes = b"\x08" + varint(scheduled_event_id) + text(b"\x12", identity)
-    if request:
-        attributes += b"\x1a" + varint(len(request)) + request
-    if history_bytes:
-        attributes += b"\x28" + rare_varint(history_bytes)
+    attributes = b"".join(
+        (
+            b"\x08",
+            varint(scheduled_event_id),
+            text(b"\x12", identity),
+            b"\x1a" + varint(len(request)) + request if request else b"",
+            b"\x28" + rare_varint(history_bytes) if history_bytes else b"",
+        )
+    )
     return _frame(event_id, at_ms, _TASK_STARTED, b"\x5a", attributes)
 
 
