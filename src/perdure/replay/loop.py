@@ -341,8 +341,8 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     def is_closed(self) -> bool:
         return False
 
-    def get_debug(self) -> bool:
-        return False
+    # Asyncio asks this of every future and task that is made: answered without a frame, `bool()` is False.
+    get_debug = staticmethod(bool)  # pyright: ignore[reportAssignmentType] - callable as the method is
 
     def set_debug(self, enabled: bool) -> None:
         """Accepted and ignored: asyncio's debug mode looks at clocks."""

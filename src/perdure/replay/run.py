@@ -201,9 +201,10 @@ class WorkflowRun:
     def _activate(self, started: m.HistoryEvent, *, replaying: bool, block: Sequence[m.HistoryEvent]) -> None:
         runtime = self._runtime
         time = started.event_time
-        runtime.now_ns = time.seconds * 1_000_000_000 + time.nanos
+        seconds, nanos = time.seconds, time.nanos
+        runtime.now_ns = seconds * 1_000_000_000 + nanos
         loop = runtime.loop
-        loop.now_s = time.seconds + time.nanos / 1e9
+        loop.now_s = seconds + nanos / 1e9
         attrs = started.workflow_task_started_event_attributes
         task = runtime.task
         task.history_length = started.event_id
