@@ -38,6 +38,7 @@ __all__ = [
     "Lives",
     "LoopClock",
     "Severed",
+    "SlowStore",
     "VirtualLoop",
     "Witness",
     "killed_at",
@@ -116,6 +117,42 @@ class LoopClock:
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
         return self._loop.call_later(delay_s, callback)
+
+
+class SlowStore(MemoryStore):
+    """A store whose commits and reads take their time, by chance, before and after they take effect.
+
+    Args:
+        delay_s: answers how long each of these waits takes; 0 = a turn of the event loop, below = none.
+    """
+
+    def __init__(self, state: MemoryState, delay_s: Callable[[], float], **hooks: CommitHook | None) -> None:
+        super().__init__(state, **hooks)
+        self._delay_s = delay_s
+
+    async def _dawdle(self) -> None:
+        delay_s = self._delay_s()
+        if delay_s >= 0:
+            await asyncio.sleep(delay_s)
+
+    async def commit(self, batch: Batch) -> None:
+        await self._dawdle()
+        await super().commit(batch)
+        await self._dawdle()
+
+
+def _slow(name: str) -> Callable[..., Awaitable[Any]]:
+    async def read(self: SlowStore, *args: Any) -> Any:
+        await self._dawdle()
+        found = await getattr(MemoryStore, name)(self, *args)
+        await self._dawdle()
+        return found
+
+    return read
+
+
+for _name in ("load_run", "current_run", "find_run", "read_history", "read_history_reverse", "due_runs"):
+    setattr(SlowStore, _name, _slow(_name))
 
 
 @dataclass(slots=True)
@@ -209,7 +246,7 @@ class Life:
         self.engine = engine
         self.clock = clock
         self._lives = lives
-        self.raw = engine.service(in_process=True)
+        self.raw = engine.service(in_process=lives.in_process)
         self.client = Client(Witness(self.raw, self.ledger), task_queue="system", identity="system")  # type: ignore[arg-type]
         self.worker: Worker | None = None
         self.is_reborn = lives.lives > 1
@@ -282,8 +319,10 @@ class Lives:
         activities: likewise.
         before, after: see each commit; StoreWriteError kills the process before or after it.
         forget: whether the engine drops every run that nobody holds after a commit; asked each time.
+        delay_s: how long the store takes; see `SlowStore`.
         config: of the engines.
         worker_options: of the workers.
+        in_process: False for engines that treat their callers as other processes.
     """
 
     def __init__(
@@ -294,9 +333,13 @@ class Lives:
         before: CommitHook | None = None,
         after: CommitHook | None = None,
         forget: Callable[[], bool] | None = None,
+        delay_s: Callable[[], float] | None = None,
         config: EngineConfig | None = None,
         worker_options: dict[str, Any] | None = None,
+        in_process: bool = True,
     ) -> None:
+        self.in_process = in_process
+        self._delay_s = delay_s
         self.workflows = workflows
         self.activities = activities
         self.config = config or EngineConfig(poll_timeout_s=NEVER_S, erase_closed=False)
@@ -313,6 +356,8 @@ class Lives:
         self._after = after
 
     def make_store(self) -> Store:
+        if self._delay_s is not None:
+            return SlowStore(self.state, self._delay_s, before_commit=self._count, after_commit=self._after)
         return MemoryStore(self.state, before_commit=self._count, after_commit=self._after)
 
     def _count(self, number: int, batch: Batch) -> None:

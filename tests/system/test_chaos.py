@@ -8,7 +8,7 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -162,6 +162,11 @@ async def counted(life: Life) -> object:
     return await life.client.get_workflow_handle("counter").result()
 
 
+async def sorted_mail(life: Life) -> object:
+    """A letter that had to be sent again may have been overtaken."""
+    return sorted(cast("list[str]", await twin_stories.STORIES["mailbox"][0](life)))
+
+
 async def fanned(life: Life) -> object:
     return await (await start(life, "fan_out", FAN)).result()
 
@@ -183,6 +188,7 @@ STORIES: dict[str, Told] = {
     # What an activity makes of its cancellation differs when its process dies in between.
     **{name: told for name, (told, _) in twin_stories.STORIES.items() if name != "cancelled_activities"},
     **{name: test_families.STORIES[name][0] for name in ("completes", "retried", "hoping", "delayed", "mothered")},
+    "mailbox": sorted_mail,
     "fanned": fanned,
     "letters": letters,
     "stepped": stepped,
@@ -216,6 +222,7 @@ class Chance:
         self.deadliness = self.chance.choice([0, 0.01, 0.04])
         self.trouble = self.chance.choice([0, 0.02, 0.1])
         self.forgetting = self.chance.choice([0, 0, 0.3, 1])
+        self.delays_s = self.chance.choice([[-1], [-1, 0], [-1, 0, 0.001], [0, 0.001, 0.02]])
 
     def strike(self, _number: int, _batch: Batch) -> None:
         draw = self.chance.random()
@@ -223,6 +230,9 @@ class Chance:
             raise StoreWriteError("injected: the process dies here")
         if draw < self.deadliness + self.trouble:
             raise self.chance.choice([StoreError, StoreFullError])("injected: try again")
+
+    def delay_s(self) -> float:
+        return self.chance.choice(self.delays_s)
 
     def forget(self) -> bool:
         return self.chance.random() < self.forgetting
@@ -282,8 +292,10 @@ def chaos(seed: int, *, workers_die: bool = False) -> Lives:
         before=chance.strike,
         after=chance.strike,
         forget=chance.forget,
+        delay_s=chance.delay_s,
         config=config,
         worker_options=options,
+        in_process=chance.chance.random() < 0.7,
     )
 
     async def story(life: Life) -> dict[str, object]:
