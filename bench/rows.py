@@ -75,7 +75,6 @@ ROWS = [
             Budget(metric="restarted_mib", label="memory after a restart, MiB", limit=300, digits=0),
             Budget(metric="restart_s", label="restart → a new workflow done, s", limit=2),
         ),
-        timeout_s=180,
     ),
     Row(
         name="kill",

@@ -51,7 +51,7 @@ class Row:
     what: str
     measure: Callable[..., Mapping[str, float]]
     budgets: tuple[Budget, ...]
-    timeout_s: float = 120
+    timeout_s: float = 240
 
 
 def print_table(rows: list[Row], results: Mapping[str, Mapping[str, float] | str], console: Console) -> None:
