@@ -282,6 +282,7 @@ def chaos(seed: int, *, workers_die: bool = False) -> Lives:
     if not EXPECTED:
         EXPECTED.append(undisturbed())
     chance = Chance(seed)
+    random.seed(seed)  # Of the jitter in clients' and workers' retries.
     options: dict[str, Any] = {}
     if chance.chance.random() < 0.4:
         options["max_cached_workflow_bytes"] = chance.chance.choice([0, 30_000])
