@@ -64,6 +64,7 @@ class App:
         self._data_converter = data_converter
         self._identity = identity
         self._options = options
+        self._is_entered = False
         self._client: Client | None = None
         self._worker: Worker | None = None
 
@@ -108,6 +109,17 @@ class App:
         return self.client.get_workflow_handle(workflow_id, run_id=run_id, result_type=result_type)
 
     async def __aenter__(self) -> Self:
+        if self._is_entered:
+            raise RuntimeError("this app is open already: use it, or open another with perdure.open(…)")
+        self._is_entered = True
+        try:
+            self._client = await self._enter()
+        except BaseException:
+            self._is_entered = False
+            raise
+        return self
+
+    async def _enter(self) -> Client:
         client = await Client.connect(
             self._target,
             namespace=self._namespace,
@@ -130,14 +142,14 @@ class App:
             self._worker = None
             await client.close()
             raise
-        self._client = client
-        return self
+        return client
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         client, worker = self._client, self._worker
         self._client = self._worker = None
+        self._is_entered = False
         try:
             if worker is not None:
                 # With the engine gone too, unfinished activities are handed out again as the same attempt.

@@ -79,7 +79,7 @@ def place_of(target: str | os.PathLike[str]) -> Place:
     Raises:
         TargetError: it names none; the message says which forms there are.
     """
-    text = os.fspath(target)
+    text = os.fsdecode(target)
     forms = 'give a database file ("orders.db" or "sqlite:orders.db") or "memory:"'
     if not text:
         raise TargetError(f"the target is empty: {forms}")
@@ -90,6 +90,11 @@ def place_of(target: str | os.PathLike[str]) -> Place:
         )
     found = _SCHEME.fullmatch(text)
     scheme, rest = (found[1].lower(), found[2]) if found else ("sqlite", text)
+    if rest == ":memory:" or (scheme == "sqlite" and rest.startswith("//")):
+        other = (
+            '"memory:" is what keeps nothing' if rest.endswith(":memory:") else "a file's path follows the first colon"
+        )
+        raise TargetError(f"{text!r} is how other libraries say it: {other}; {forms}")
     if scheme == "memory":
         return Place(kind="memory", name=rest)
     if scheme == "sqlite":

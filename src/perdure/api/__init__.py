@@ -5,7 +5,7 @@ API's protobuf messages, `perdure.api.durations` and `perdure.api.framing` the c
 This package depends on nothing else of Perdure's.
 """
 
-from perdure.api.errors import RpcError, StatusCode
+from perdure.api.errors import EngineStoppedError, RpcError, StatusCode
 from perdure.api.service import WorkflowService
 
-__all__ = ["RpcError", "StatusCode", "WorkflowService"]
+__all__ = ["EngineStoppedError", "RpcError", "StatusCode", "WorkflowService"]

@@ -50,3 +50,12 @@ class RpcError(Exception):
         self.code = code
         self.message = message
         self.details = details
+
+
+class EngineStoppedError(RpcError):
+    """The engine in this process has been stopped in good order. Repeating the call does not start it again."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            StatusCode.UNAVAILABLE, "the engine has stopped, as its app or client was closed; open it again"
+        )

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from perdure.api import RpcError, StatusCode
+from perdure.api import EngineStoppedError, RpcError, StatusCode
 from perdure.client.errors import translate
 
 __all__ = ["call"]
@@ -44,7 +44,7 @@ async def call(
         try:
             return await method(request)
         except RpcError as error:
-            if error.code not in _RETRYABLE or tries == _MAX_TRIES:
+            if error.code not in _RETRYABLE or tries == _MAX_TRIES or isinstance(error, EngineStoppedError):
                 raise translate(error, workflow_id=workflow_id, workflow_type=workflow_type) from error
         await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
         wait_s = min(wait_s * 2, _LONGEST_WAIT_S)

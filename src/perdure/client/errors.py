@@ -6,7 +6,7 @@ say how a workflow ended, or why it could not be asked.
 
 from __future__ import annotations
 
-from perdure.api import RpcError, StatusCode
+from perdure.api import EngineStoppedError, RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.exceptions import PerdureError, WorkflowAlreadyStartedError
 
@@ -154,7 +154,8 @@ def translate(error: RpcError, *, workflow_id: str = "", workflow_type: str = ""
         return WorkflowAlreadyStartedError(workflow_id, workflow_type)
     named = not workflow_id or repr(workflow_id) in error.message
     message = error.message if named else f"workflow {_shown(workflow_id)}: {error.message}"
-    step = None if error.message == _CLOSED else _NEXT_STEP.get(error.code)
+    told = error.message == _CLOSED or isinstance(error, EngineStoppedError)
+    step = None if told else _NEXT_STEP.get(error.code)
     return _CLASSES.get(error.code, ServiceError)(f"{message} ({step})" if step else message, error.code)
 
 

@@ -35,7 +35,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Protocol
 
-from perdure.api import RpcError, StatusCode
+from perdure.api import EngineStoppedError, RpcError, StatusCode
 from perdure.engine.history import OutMessage
 from perdure.engine.store.port import Batch, Store, StoreError, StoreFencedError, StoreFullError, StoreWriteError
 
@@ -178,8 +178,9 @@ class Committer:
         self.touch()
         task, self._task = self._task, None
         if task is not None:
-            await task
-        self._close(RpcError(StatusCode.UNAVAILABLE, "the engine has stopped; open it again"))
+            # Not `await task`: an interrupt cancels everything on the loop, and the store still has to be closed.
+            await asyncio.wait((task,))
+        self._close(EngineStoppedError())
 
     async def _run(self) -> None:
         try:

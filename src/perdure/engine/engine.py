@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from perdure.api import RpcError, StatusCode
+from perdure.api import EngineStoppedError, RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.engine.clock import Clock, SystemClock, VirtualClock
 from perdure.engine.config import EngineConfig
@@ -156,8 +156,10 @@ class Engine:
             return
         self._stopped = True
         self.running = False
-        await shard.stop()
-        await self._store.close()
+        try:
+            await shard.stop()
+        finally:
+            await self._store.close()
         self._settled()
 
     def _fail(self, error: RpcError) -> None:
@@ -178,7 +180,9 @@ class Engine:
     def check_running(self) -> None:
         """Raises RpcError UNAVAILABLE unless the engine runs, or the error it failed with."""
         self.check_not_failed()
-        if self._shard is None or self._stopped:
+        if self._stopped:
+            raise EngineStoppedError
+        if self._shard is None:
             raise RpcError(StatusCode.UNAVAILABLE, "the engine is not running; start it first")
 
     def check_not_failed(self) -> None:

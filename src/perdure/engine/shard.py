@@ -19,7 +19,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from perdure.api import RpcError, StatusCode
+from perdure.api import EngineStoppedError, RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.engine import history
 from perdure.engine.cache import RunCache
@@ -140,7 +140,7 @@ class Shard:
         self.matching.close()
         for slot in list(self.cache.loaded.values()):
             if slot.queries:
-                slot.queries.fail_all(RpcError(StatusCode.UNAVAILABLE, "the engine has stopped; open it again"))
+                slot.queries.fail_all(EngineStoppedError())
         self.waiters.close()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -212,6 +212,11 @@ class ActivityTaskWorker:
             running.finish()
             if me.cancelling() and running.cancel_reason is None:
                 raise
+            if isinstance(error, KeyboardInterrupt) and isinstance(running, AsyncRun):
+                # Whoever pressed the keys means the process, and the event loop passes it on. The activity runs again
+                # when the process is back.
+                me.add_done_callback(_retrieve)
+                raise
             me.uncancel()
             await self._answer_error(running, error)
         else:
@@ -365,3 +370,9 @@ def _is_last_attempt(task: Task) -> bool:
     """Whether a failure would be final, which a mere shutdown must not be."""
     maximum = task.retry_policy.maximum_attempts
     return not task.HasField("retry_policy") or (maximum > 0 and task.attempt >= maximum)
+
+
+def _retrieve(execution: asyncio.Task[None]) -> None:
+    """Keep asyncio from saying that nobody looked at a task's error."""
+    if not execution.cancelled():
+        execution.exception()

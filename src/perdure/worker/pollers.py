@@ -72,7 +72,14 @@ class PollerPool(Generic[TaskT]):
     def _spawn(self) -> None:
         poller = asyncio.get_running_loop().create_task(self._run(), name=f"perdure-{self._name}")
         self._pollers.add(poller)
-        poller.add_done_callback(self._pollers.discard)
+        poller.add_done_callback(self._ended)
+
+    def _ended(self, poller: asyncio.Task[None]) -> None:
+        self._pollers.discard(poller)
+        error = None if poller.cancelled() else poller.exception()
+        # The event loop has passed an interrupt on to whoever runs it. Nothing else is expected here.
+        if error is not None and not isinstance(error, KeyboardInterrupt):
+            self._end(error)
 
     async def _run(self) -> None:
         me = asyncio.current_task()

@@ -108,7 +108,9 @@ async def run_step(call: StepCall, threads: Threads, converter: DataConverter) -
         try:
             result = await _attempt(call, threads)
             return converter.to_payload(result, call.return_type), None
-        except Exception as error:
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and _is_abandoned():
+                raise
             delay_s = _delay_before_retry(call.retry_policy, attempt, error)
             if delay_s is None:
                 return None, converter.to_failure(error)
@@ -116,6 +118,12 @@ async def run_step(call: StepCall, threads: Threads, converter: DataConverter) -
                 "step %s failed (attempt %d) and is tried again in %.2f s: %s", call.name, attempt, delay_s, error
             )
         await asyncio.sleep(delay_s)
+
+
+def _is_abandoned() -> bool:
+    """Whether the step has been cancelled; its function may also have raised the error by itself."""
+    me = asyncio.current_task()
+    return me is not None and me.cancelling() > 0
 
 
 async def _attempt(call: StepCall, threads: Threads) -> Any:
@@ -133,7 +141,7 @@ async def _attempt(call: StepCall, threads: Threads) -> Any:
         raise ApplicationError(f"step {call.name} took longer than {timeout_s} s", type="StepTimeout") from error
 
 
-def _delay_before_retry(policy: RetryPolicy | None, attempt: int, error: Exception) -> float | None:
+def _delay_before_retry(policy: RetryPolicy | None, attempt: int, error: BaseException) -> float | None:
     """Seconds until the next attempt; None if there is none."""
     if policy is None or (policy.maximum_attempts and attempt >= policy.maximum_attempts):
         return None
