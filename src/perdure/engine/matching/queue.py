@@ -107,6 +107,9 @@ class TaskQueue:
             self.offer(task)
         else:
             self.backlog.appendleft(task)
+        # It may have been taken without ever lying in the backlog, so that nobody watches its expiry yet.
+        if self.backlog and self._sticky_alarm is None and not isinstance(task, ActivityTask) and task.expires_ms:
+            self._arm_sticky(task.expires_ms)
 
     def take(self) -> Task | None:
         """The oldest task, if any, without waiting."""
