@@ -85,6 +85,7 @@ class Activity(Generic[P, R]):
             getattr(fn, "__call__", None)  # noqa: B004 - objects with an async __call__ count as coroutine functions
         )
         self.is_method = is_method
+        self._hints: tuple[tuple[Any, ...], Any] | None = None
         functools.update_wrapper(self, fn)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
@@ -110,7 +111,9 @@ class Activity(Generic[P, R]):
                 f"{describe_callable(self.fn)} is a dynamic activity: call it by a name of your choice with "
                 "workflow.execute_activity('name', …)"
             )
-        arg_types, return_type = self.signature.hints
+        if self._hints is None:
+            self._hints = self.signature.hints
+        arg_types, return_type = self._hints
         try:
             scheduled = runtime.start_activity(
                 self.name, args, self.defaults, arg_types=arg_types, result_type=return_type, is_awaited=True

@@ -274,7 +274,8 @@ class PayloadConverter:
                 typed_json.decode(data, hint)
             except ValueError as error:
                 raise ConversionError(f"expected {hint_name(hint)}, got {hint_name(cls)}: {error}") from error
-        return _json_payload(data)
+        size = len(data)
+        return _JSON_HEADS[size] + data if size < 256 else _json_payload(data)
 
     def from_payload(self, payload: m.Payload, hint: Any = None) -> Any:
         """The value of a payload, of the hinted type; plain values without a hint, `RawValue` gives the payload.

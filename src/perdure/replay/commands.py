@@ -15,7 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from perdure.api import messages as m
 from perdure.api.durations import ms_of_timedelta, set_duration_ms
-from perdure.api.wire import sized, sized_tag, text, varint
+from perdure.api.wire import sized, sized_tag, varint
 from perdure.common import RetryPolicy
 from perdure.replay.calls import (
     ActivityHandle,
@@ -107,7 +107,9 @@ def activity_template(name: str, task_queue: str, options: ActivityOptions) -> b
 
 def schedule_activity(template: bytes, activity_id: str, payloads: bytes) -> bytes:
     """The command of one activity, its input and itself serialized."""
-    attrs = b"".join((template, text(_ACTIVITY_ID, activity_id), _ACTIVITY_INPUT, varint(len(payloads)), payloads))
+    attrs = b"".join(
+        (template, _ACTIVITY_ID, sized(activity_id.encode()), _ACTIVITY_INPUT, varint(len(payloads)), payloads)
+    )
     return _SCHEDULE_ACTIVITY + varint(len(attrs)) + attrs
 
 

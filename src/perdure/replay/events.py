@@ -52,15 +52,6 @@ class Expected:
         self.at = 0
         self.signals: list[m.HistoryEvent] = []
 
-    def renew(self, issued: list[Issued]) -> None:
-        """The task is over: these are what its events must record."""
-        for one in issued:
-            if one.dropped:
-                issued = [one for one in issued if not one.dropped]
-                break
-        self.issued = issued
-        self.at = 0
-
     def rest(self) -> list[Issued]:
         """What no event has recorded."""
         return self.issued[self.at :]

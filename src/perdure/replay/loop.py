@@ -27,7 +27,7 @@ from itertools import repeat
 from typing import Any, Protocol, TypeVar, cast
 
 from perdure.exceptions import ReadOnlyContextError
-from perdure.replay.generators import hooks_of_thread
+from perdure.replay.generators import GeneratorHooks, hooks_of_thread
 from perdure.replay.guard import refusal
 from perdure.replay.ports import Guard
 
@@ -63,7 +63,13 @@ _undying: list[list[Any]] = []
 
 
 class LoopOwner(Protocol):
-    """Whose code the loop runs."""
+    """Whose code the loop runs.
+
+    Attributes:
+        conditions: what `poll_conditions` looks at; empty = it need not be called.
+    """
+
+    conditions: list[Any]
 
     def start_timer(
         self, delay_s: float, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None
@@ -82,6 +88,9 @@ class LoopOwner(Protocol):
 
 class _Nobody:
     """Owner of a loop whose run has been evicted: nothing happens any more."""
+
+    def __init__(self) -> None:
+        self.conditions: list[Any] = []
 
     def start_timer(
         self, delay_s: float, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None
@@ -159,6 +168,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         now_s: the workflow's time in seconds since the epoch.
         read_only: a query handler runs: nothing may be scheduled.
         inert: whatever is asked is accepted and forgotten.
+        tasks: in order of creation, done ones included until they are pruned.
     """
 
     def __init__(self, owner: LoopOwner) -> None:
@@ -172,7 +182,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self._running = False
         self._number = 0
         self._hash_base = 0
-        self._tasks: list[WorkflowTask] = []
+        self.tasks: list[WorkflowTask] = []
         self._prune_at = 64
         self._exception_handler: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object] | None = None
         self._task_factory: Any = None
@@ -202,7 +212,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         try:
             for _ in repeat(None, MAX_CALLBACKS):
                 if not ready:
-                    if owner.poll_conditions():
+                    if owner.conditions and owner.poll_conditions():
                         continue
                     return True
                 handle = take()
@@ -231,7 +241,9 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         outer_task = None
         if outer is not None and _swap_current_task is not None:
             outer_task = _swap_current_task(outer, None)
-        hooks = hooks_of_thread(_closer_of)
+        finalizer = sys.get_asyncgen_hooks().finalizer
+        known = type(getattr(finalizer, "__self__", None)) is GeneratorHooks
+        hooks = None if known else hooks_of_thread(_closer_of)
         _set_running_loop(self)
         self._running = True
         return outer, outer_task, hooks
@@ -250,14 +262,9 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         if not self.inert and not self.read_only:
             self.create_task(cast("Coroutine[Any, Any, Any]", generator.aclose()))
 
-    @property
-    def task_count(self) -> int:
-        """Tasks held, done ones included until they are pruned."""
-        return len(self._tasks)
-
     def pending_tasks(self) -> list[WorkflowTask]:
         """Tasks that are not done, in order of creation."""
-        return [task for task in self._tasks if not task.done()]
+        return [task for task in self.tasks if not task.done()]
 
     def tasks_by_wait(self) -> dict[Any, WorkflowTask]:
         """Pending tasks by the future each waits for."""
@@ -267,7 +274,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         """End every coroutine; nothing they do on the way out has an effect. Harmless to repeat."""
         self.inert = True
         self.ready.clear()
-        closing, self._tasks = self._tasks, []
+        closing, self.tasks = self.tasks, []
         if all(task.done() for task in closing):
             for task in closing:
                 _close_task(task)
@@ -323,10 +330,10 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         if self._task_factory is not None:
             return self._task_factory(self, coro)
         task = WorkflowTask(coro, self, name, context)
-        self._tasks.append(task)
-        if len(self._tasks) > self._prune_at:
-            self._tasks = self.pending_tasks()
-            self._prune_at = max(64, 2 * len(self._tasks))
+        self.tasks.append(task)
+        if len(self.tasks) > self._prune_at:
+            self.tasks = self.pending_tasks()
+            self._prune_at = max(64, 2 * len(self.tasks))
         return task
 
     def set_task_factory(self, factory: Any) -> None:

@@ -100,7 +100,7 @@ class WorkflowRun:
         return (
             BASE_BYTES
             + CALL_BYTES * (len(runtime.pending) + len(runtime.commands))
-            + TASK_BYTES * runtime.loop.task_count
+            + TASK_BYTES * len(runtime.loop.tasks)
             + 2 * runtime.kept_bytes
         )
 
@@ -194,7 +194,8 @@ class WorkflowRun:
             raise self._missing(())
         # The next activation must not expect them again.
         self._runtime.commands = []
-        self._expected.renew([])
+        self._expected.issued = []
+        self._expected.at = 0
 
     # One workflow task.
 
@@ -228,7 +229,13 @@ class WorkflowRun:
     def _expect(self) -> None:
         """The commands issued so far have left; what follows belongs to a new workflow task."""
         runtime = self._runtime
-        self._expected.renew(runtime.commands)
+        issued = runtime.commands
+        for one in issued:
+            if one.dropped:
+                issued = [one for one in issued if not one.dropped]
+                break
+        self._expected.issued = issued
+        self._expected.at = 0
         runtime.commands = []
         runtime.task_number += 1
 

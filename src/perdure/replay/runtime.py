@@ -63,6 +63,8 @@ class WorkflowRuntime:
         steps: unfinished steps by id, in order.
         closed: a closing command has been issued.
         error: what makes the workflow task fail.
+        kept_bytes: size of the messages held.
+        conditions: what the code waits for, as (condition, future, context).
     """
 
     def __init__(self, definition: WorkflowDefinition, *, namespace: str, converter: Converter) -> None:
@@ -94,10 +96,11 @@ class WorkflowRuntime:
         """For the authoring API: what it derives from this run and wants to keep with it."""
         self._patches: dict[str, bool] = {}
         self._started = b""
+        self.kept_bytes = 0
         self._info: Info | None = None
         self._memo: dict[str, m.Payload] | None = None
         self._search_attributes: dict[str, m.Payload] | None = None
-        self._conditions: list[tuple[Callable[[], bool], Any, Context]] = []
+        self.conditions: list[Any] = []
         self.main: Any = None
         self._main_entered = False
         self._activities = 0
@@ -358,15 +361,15 @@ class WorkflowRuntime:
 
     def add_condition(self, condition: Callable[[], bool], future: Any) -> None:
         """Resolve a future once a condition holds; it is looked at whenever the code has come to rest."""
-        self._conditions.append((condition, future, copy_context()))
+        self.conditions.append((condition, future, copy_context()))
 
     def poll_conditions(self) -> bool:
         """Resolve the futures of conditions that hold; the loop's owner's duty."""
-        if not self._conditions:
+        if not self.conditions:
             return False
         woken = False
         remaining: list[tuple[Callable[[], bool], Any, Context]] = []
-        for entry in self._conditions:
+        for entry in self.conditions:
             condition, future, context = entry
             if future.done():
                 continue
@@ -381,7 +384,7 @@ class WorkflowRuntime:
                 woken = True
             else:
                 remaining.append(entry)
-        self._conditions = remaining
+        self.conditions = remaining
         return woken
 
     # What the code may know.
@@ -417,11 +420,6 @@ class WorkflowRuntime:
             self._search_attributes = dict(self.started_attributes().search_attributes.indexed_fields)
         return self._search_attributes
 
-    @property
-    def kept_bytes(self) -> int:
-        """Bytes of messages held."""
-        return len(self._started)
-
     # The life of the run; called by WorkflowRun and by events.
 
     def start(self, event: m.HistoryEvent) -> None:
@@ -431,6 +429,7 @@ class WorkflowRuntime:
         self.task_queue = attrs.task_queue.name
         self.started_at_ms = event.event_time.seconds * 1000 + event.event_time.nanos // 1_000_000
         self._started = attrs.SerializeToString()
+        self.kept_bytes = len(self._started)
         self.loop.seed(crc32(self.original_run_id.encode()))
         self.loop.ready.append(ReadyHandle(self._begin, (), self.loop, self.loop.context))
 

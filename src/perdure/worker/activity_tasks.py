@@ -171,7 +171,8 @@ class ActivityTaskWorker:
             await asyncio.wait(tuple(self._executions), timeout=timeout_s)
 
     async def _poll(self) -> Task:
-        await self._slots.take()
+        if not self._slots.take_nowait():
+            await self._slots.take()
         try:
             task = await self._service.poll_activity_task_queue(self._poll_request)
         except BaseException:

@@ -85,7 +85,7 @@ class PollerPool(Generic[TaskT]):
         me = asyncio.current_task()
         assert me is not None
         polling = self._polling
-        backoff = Backoff()
+        backoff: Backoff | None = None
         while not self._stopping:
             polling.add(me)
             try:
@@ -98,6 +98,7 @@ class PollerPool(Generic[TaskT]):
                     self._end(error)
                     return
                 _logger.info("%s: a poll failed and is repeated: %s", self._name, error)
+                backoff = backoff or Backoff()
                 await backoff.wait()
                 continue
             except Exception as error:
@@ -106,7 +107,7 @@ class PollerPool(Generic[TaskT]):
                 return
             finally:
                 polling.discard(me)
-            backoff.reset()
+            backoff = None
             if not task.task_token:
                 if polling:
                     return

@@ -61,10 +61,6 @@ class Backoff:
     def __init__(self) -> None:
         self._next_s = _FIRST_WAIT_S
 
-    def reset(self) -> None:
-        """A call has succeeded."""
-        self._next_s = _FIRST_WAIT_S
-
     async def wait(self) -> None:
         """Wait before the next try."""
         wait_s = self._next_s * random.uniform(0.5, 1.0)

@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import TypeAlias
 
 from perdure.api import RpcError, StatusCode, WorkflowService
@@ -125,10 +126,7 @@ class WorkflowTaskWorker:
         request = m.PollWorkflowTaskQueueRequest(namespace=self._namespace, task_queue=queue, identity=self._identity)
 
         # The same request again and again: the receiver may keep it and nobody changes it.
-        def poll() -> Awaitable[Task]:
-            return self._service.poll_workflow_task_queue(request)
-
-        return poll
+        return partial(self._service.poll_workflow_task_queue, request)
 
     def start(self) -> None:
         """Begin polling."""
