@@ -205,9 +205,15 @@ def _own_debugger() -> list[str]:
 def _note_debugger(hook: object) -> None:
     """Whatever `breakpoint()` is about to call may do everything; its frames are known by their code."""
     if get_ident() in _active and len(_debuggers) < _MAX_DEBUGGERS:
-        code = getattr(hook, "__code__", None) or getattr(getattr(hook, "__func__", None), "__code__", None)
-        if isinstance(code, CodeType):
+        code = _code_of(hook)
+        if code is not None:
             _debuggers.add(code)
+
+
+def _code_of(target: object) -> CodeType | None:
+    """The code of a function or bound method."""
+    code = getattr(target, "__code__", None) or getattr(getattr(target, "__func__", None), "__code__", None)
+    return code if isinstance(code, CodeType) else None
 
 
 def _forget_threads() -> None:
@@ -260,10 +266,12 @@ def _blame(frame: FrameType | None) -> _Blame | None:
     library = ""
     user: tuple[str, int] | None = None
     fallback: tuple[str, int] | None = None
+    # Whoever watches the garbage collector is called wherever it happens to run.
+    observers = _debuggers.union(map(_code_of, gc.callbacks))
     while frame is not None:
         module: str = frame.f_globals.get("__name__") or ""
         code = frame.f_code
-        if _is_within(module, _machinery) or code in _debuggers or code.co_name == "__del__":
+        if _is_within(module, _machinery) or code in observers or code.co_name == "__del__":
             return None
         if user is not None or fallback is not None:
             if module.startswith(_RUNNER) and module not in _SELF:

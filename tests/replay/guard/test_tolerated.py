@@ -256,6 +256,20 @@ class TestFinalizers:
             gc.enable()
         assert len(seen) == 2
 
+    @pytest.mark.parametrize("first", [True, False])
+    def test_whoever_watches_the_collector(self, first: bool, in_workflow: Callable[..., Any]) -> None:
+        seen: list[float] = []
+
+        def watch(phase: str, _: dict[str, int]) -> None:
+            seen.append(time.perf_counter())
+
+        gc.callbacks.insert(0 if first else len(gc.callbacks), watch)
+        try:
+            in_workflow(gc.collect)
+        finally:
+            gc.callbacks.remove(watch)
+        assert len(seen) >= 2
+
     def test_the_last_reference_dropped_by_workflow_code(self, in_workflow: Callable[..., Any]) -> None:
         seen: list[float] = []
 
