@@ -290,6 +290,8 @@ class PayloadConverter:
         if reader is None:
             raise ConversionError(self._unreadable(encoding))
         try:
+            if type(reader) is JsonPlainEncoding:
+                return typed_json.decode(payload.data, Any if hint is None else hint)
             return reader.from_payload(payload, Any if hint is None else hint)
         except ValueError as error:
             expected = "a value" if hint is None else hint_name(hint)

@@ -409,7 +409,7 @@ class WorkflowRun:
 
     def __del__(self) -> None:
         # A run that was dropped without `close`: its coroutines must not come alive in the garbage collector's hands.
-        if not sys.is_finalizing():
+        if not sys.is_finalizing() and self._runtime.loop.owner is not NOBODY:
             self.close()
 
     def _check_poison(self) -> None:
