@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from perdure.api import RpcError, StatusCode
@@ -108,18 +109,22 @@ class Outbox:
 
     async def _deliver(self, run_key: int, message: OutMessage) -> None:
         shard = self._shard
-        sender = await shard.cache.get(run_key)
-        if all(message.seq != waiting.seq for waiting in sender.run.state.outbox):
-            return  # Delivered already.
-        try:
-            outcome = await self._handlers[message.kind](sender, message)
-        except RpcError as error:
-            if error.code not in _AGAIN:
-                raise
-            if error.code is not StatusCode.DATA_LOSS:  # A damaged receiver stays so until the engine is opened anew.
-                shard.clock.call_at(shard.clock.now_ms() + _RETRY_MS, lambda: self.add(sender, (message,)))
-            return
-        sender = await shard.cache.get(run_key)
+        while True:
+            sender = await shard.cache.get(run_key)
+            if all(message.seq != waiting.seq for waiting in sender.run.state.outbox):
+                return  # Delivered already.
+            try:
+                outcome = await self._handlers[message.kind](sender, message)
+            except RpcError as error:
+                if error.code not in _AGAIN:
+                    raise
+                if error.code is not StatusCode.DATA_LOSS:  # A damaged receiver stays so until the engine is reopened.
+                    shard.clock.call_at(shard.clock.now_ms() + _RETRY_MS, partial(self.add, sender, (message,)))
+                return
+            if not sender.gone:
+                break  # Nothing was awaited since the receiver's change: the outcome enters the same group.
+            # The sender was lost while the receiver was looked for. Until it is read again the receiver's change may
+            # be lost as well: deliver once more, which does nothing to a receiver that has kept it.
         transition = history.message_delivered(
             sender.run,
             message.seq,
