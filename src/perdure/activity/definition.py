@@ -86,6 +86,7 @@ class Activity(Generic[P, R]):
         )
         self.is_method = is_method
         self._hints: tuple[tuple[Any, ...], Any] | None = None
+        self._shown_name = f"activity {name or describe_callable(fn)}"
         functools.update_wrapper(self, fn)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
@@ -98,9 +99,12 @@ class Activity(Generic[P, R]):
         """
         runtime = context.current()
         if runtime is not None:
-            if not kwargs and len(args) == self.signature.maximum:
-                return self._execute(runtime, args)
-            return self._execute(runtime, self.bind(args, kwargs))
+            if kwargs or len(args) != self.signature.maximum:
+                args = cast("Any", self.bind(args, kwargs))
+            call = self._execute(runtime, args)
+            # What Python names when the call is not awaited.
+            call.__qualname__ = self._shown_name
+            return call
         if self.is_async or not _in_coroutine():
             return self.fn(*args, **kwargs)
         return asyncio.to_thread(self.fn, *args, **kwargs)

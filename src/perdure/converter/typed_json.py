@@ -40,6 +40,8 @@ def _encode_other(value: Any) -> Any:
     cls = cast("type[Any]", type(value))
     if is_model(cls):
         return value.model_dump(mode="json", by_alias=True)
+    if hasattr(cls, "__await__"):
+        raise NotImplementedError(f"a {hint_name(cls)} has to be awaited first")
     raise NotImplementedError(f"values of type {hint_name(cls)} cannot become JSON")
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from perdure.exceptions import NondeterminismError
+from perdure.exceptions import ConversionError, NondeterminismError
 
-__all__ = ["ContinueAsNewError", "fails_task", "renewal_in"]
+__all__ = ["ContinueAsNewError", "fails_task", "renewal_in", "result_error"]
 
 
 class ContinueAsNewError(BaseException):
@@ -26,6 +26,15 @@ def renewal_in(error: BaseException) -> ContinueAsNewError | None:
         group = cast("BaseExceptionGroup[BaseException]", error)
         return next((found for one in group.exceptions if (found := renewal_in(one)) is not None), None)
     return error if isinstance(error, ContinueAsNewError) else None
+
+
+def result_error(error: Exception, workflow: str) -> Exception:
+    """A result that does not convert, told as such."""
+    if not isinstance(error, ConversionError):
+        return error
+    told = type(error)(f"the result of {workflow}: {str(error).removeprefix('argument 1: ')}")
+    told.__cause__ = error.__cause__
+    return told
 
 
 def fails_task(error: BaseException) -> bool:

@@ -33,7 +33,7 @@ from perdure.replay.calls import (
 )
 from perdure.replay.checks import LONGEST_TIMER_S, timer_seconds
 from perdure.replay.definition import Signature, WorkflowDefinition
-from perdure.replay.endings import ContinueAsNewError, fails_task, renewal_in
+from perdure.replay.endings import ContinueAsNewError, fails_task, renewal_in, result_error
 from perdure.replay.frames import Site, place_of_call, place_of_wait, strip_internal_frames, suspended_at
 from perdure.replay.handlers import Handlers
 from perdure.replay.info import Info, TaskInfo, info_of
@@ -474,7 +474,7 @@ class WorkflowRuntime:
         try:
             payloads = self.converter.to_payloads_bytes((result,), (self.definition.return_type,))
         except Exception as error:
-            self.conclude(error)
+            self.conclude(result_error(error, f"workflow {self.definition.name or 'of any type'}"))
             return
         message = None if self.replaying else build.complete_workflow(payloads)
         self._close(command.COMPLETE_WORKFLOW, {}, message)
