@@ -65,6 +65,8 @@ class Beginning(Struct, frozen=True):
     request_id: str
     input: bytes
     """The field, without its tag; empty if there is none."""
+    input_bytes: int
+    """Size of what the field holds."""
 
     def event(self, run_id: str) -> bytes:
         """The attributes of the Started event, serialized."""
@@ -96,6 +98,7 @@ def read(request: m.StartWorkflowExecutionRequest, limits: Limits, attributes_of
     data = request.SerializeToString()
     workflow_id = request_id = ""
     given = b""
+    given_bytes = 0
     common: list[bytes] = []
     at = 0
     end = len(data)
@@ -105,6 +108,7 @@ def read(request: m.StartWorkflowExecutionRequest, limits: Limits, attributes_of
             workflow_id = data[start:stop].decode()
         elif tag == _INPUT:
             given = data[at + 1 : stop]
+            given_bytes = stop - start
         elif tag == _REQUEST_ID:
             request_id = data[start:stop].decode()
         else:
@@ -113,7 +117,7 @@ def read(request: m.StartWorkflowExecutionRequest, limits: Limits, attributes_of
     common.append(data[at:])
     rest = b"".join(common)
     kind = _kind(rest, limits, attributes_of) if workflow_id and len(rest) <= _KIND_KEPT_BYTES else None
-    return Beginning(kind, workflow_id, request_id, given) if kind is not None else None
+    return Beginning(kind, workflow_id, request_id, given, given_bytes) if kind is not None else None
 
 
 @lru_cache(maxsize=_KINDS_KEPT)

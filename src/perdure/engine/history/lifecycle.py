@@ -137,7 +137,7 @@ def _begin(run_key: int, run_id: str, ordinary: beginning.Beginning, limits: Lim
     """Start an ordinary run, but for its first workflow task."""
     check_name(ordinary.workflow_id, "WorkflowId", limits)
     check_name(ordinary.request_id, "RequestId", limits, required=False)
-    _check_size(len(ordinary.input), limits.blob_bytes, "Input")
+    _check_size(ordinary.input_bytes, limits.blob_bytes, "Input")
     run = Run(run_key, ordinary.state(run_id, now_ms))
     transition = Transition(run, now_ms, visibility=True)
     append_frame(transition, frames.workflow_started(1, now_ms, ordinary.event(run_id)))
