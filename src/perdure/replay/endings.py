@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from perdure.exceptions import ConversionError, NondeterminismError
 
-__all__ = ["ContinueAsNewError", "fails_task", "renewal_in", "result_error"]
+__all__ = ["ContinueAsNewError", "fails_task", "leaves_debugger", "renewal_in", "result_error"]
 
 
 class ContinueAsNewError(BaseException):
@@ -39,5 +39,9 @@ def result_error(error: Exception, workflow: str) -> Exception:
 
 def fails_task(error: BaseException) -> bool:
     """Whether an error makes the workflow task fail, so that it is tried again, rather than the workflow."""
-    # Leaving the debugger is not the workflow's failure.
-    return isinstance(error, NondeterminismError) or type(error).__module__ == "bdb"
+    return isinstance(error, NondeterminismError) or leaves_debugger(error)
+
+
+def leaves_debugger(error: BaseException) -> bool:
+    """Whether somebody has typed "quit" at the debugger's prompt: that ends the process, and fails nothing."""
+    return type(error).__module__ == "bdb"

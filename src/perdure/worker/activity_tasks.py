@@ -31,6 +31,7 @@ from perdure.exceptions import (
     TimeoutError,
     TimeoutType,
 )
+from perdure.replay.endings import leaves_debugger
 from perdure.worker.deadlines import Deadlines
 from perdure.worker.heartbeats import CancelReason, HeartbeatSender
 from perdure.worker.pollers import PollerPool
@@ -213,11 +214,11 @@ class ActivityTaskWorker:
             running.finish()
             if me.cancelling() and running.cancel_reason is None:
                 raise
-            if isinstance(error, KeyboardInterrupt) and isinstance(running, AsyncRun):
+            if leaves_debugger(error) or (isinstance(error, KeyboardInterrupt) and isinstance(running, AsyncRun)):
                 # Whoever pressed the keys means the process, and the event loop passes it on. The activity runs again
                 # when the process is back.
                 me.add_done_callback(_retrieve)
-                raise
+                raise KeyboardInterrupt from None
             me.uncancel()
             await self._answer_error(running, error)
         else:

@@ -24,6 +24,7 @@ from perdure.api.wire import sized, sized_tag, varint
 from perdure.converter import DataConverter
 from perdure.exceptions import ApplicationError
 from perdure.replay.definition import WorkflowDefinition
+from perdure.replay.endings import leaves_debugger
 from perdure.replay.outcome import Outcome, StepsNeeded, TaskCompleted, TaskFailed
 from perdure.replay.ports import Guard
 from perdure.replay.run import WorkflowRun
@@ -184,6 +185,8 @@ class WorkflowTaskWorker:
             if isinstance(outcome, StepsNeeded):
                 outcome = await self._run_steps(entry, outcome)
             if isinstance(outcome, TaskFailed):
+                if leaves_debugger(outcome.error):
+                    raise KeyboardInterrupt
                 self._log_failure(task, outcome)
                 self.cache.drop(entry)
                 return await self._fail(task, outcome.cause, outcome.failure)
