@@ -25,6 +25,7 @@ from tests.system.test_chaos import CONFIG, Chance, doom, persistently
 from tests.system.twin_stories import start
 
 Program = list[Any]
+CANCELLATIONS = {kind.name: kind for kind in workflow.ActivityCancellationType}
 SPAN = timedelta(minutes=2)
 DEPTH = 3
 PROGRAMS = 4
@@ -114,10 +115,38 @@ async def _bad_child(program: Program) -> Any:
         return str(error.cause)
 
 
+@workflow.defn
+class Box:
+    """Waits for so many letters."""
+
+    def __init__(self) -> None:
+        self.letters: list[int] = []
+
+    @workflow.signal
+    async def put(self, number: int) -> None:
+        if number % 2:
+            await workflow.sleep(number % 4)
+        self.letters.append(number)
+
+    @workflow.run
+    async def run(self, count: int) -> list[int]:
+        await workflow.wait_condition(lambda: len(self.letters) == count)
+        return sorted(self.letters)
+
+
+async def _mail(*numbers: int) -> Any:
+    box = await workflow.start_child_workflow(Box, len(numbers))
+    stranger = workflow.get_external_workflow_handle(box.id)
+    await asyncio.gather(*((box if number % 3 else stranger).signal("put", number) for number in numbers))
+    return await box
+
+
 async def _never(kind: str) -> None:
     """What ends by cancellation only."""
-    if kind == "activity":
-        await hold_on()
+    if kind in CANCELLATIONS:
+        await workflow.execute_activity(
+            hold_on, start_to_close_timeout=timedelta(hours=1), cancellation_type=CANCELLATIONS[kind]
+        )
     elif kind == "child":
         await workflow.execute_child_workflow(run_program, ["sleep", 10**9])
     elif kind == "condition":
@@ -175,6 +204,7 @@ MEANINGS: dict[str, Callable[..., Any]] = {
     "timeout": _timeout,
     "first": _first,
     "finally": _finally,
+    "mail": _mail,
 }
 
 
@@ -217,6 +247,8 @@ def value(program: Program) -> Any:
             return value(rest[0])
         case "bad child":
             return f"failed with {value(rest[0])}"
+        case "mail":
+            return sorted(rest)
         case "timeout":
             return "timed out"
         case "first":
@@ -225,14 +257,16 @@ def value(program: Program) -> Any:
             return [value(rest[0])]
 
 
-ENDLESS = ["activity", "child", "condition", "timer"]
+ENDLESS = [*CANCELLATIONS, "child", "condition", "timer"]
 
 
 def make(chance: random.Random, depth: int) -> Program:
     """A program at most so deep."""
     number = chance.randrange(100)
     if depth == 0:
-        kind = chance.choice(["act", "act", "break", "sleep", "step", "timeout"])
+        kind = chance.choice(["act", "act", "break", "sleep", "step", "timeout", "mail"])
+        if kind == "mail":
+            return [kind, *chance.sample(range(100), chance.randrange(1, 6))]
         return [kind, chance.choice(ENDLESS)] if kind == "timeout" else [kind, number]
     kind = chance.choice(["sequence", "all", "group", "queue", "child", "bad child", "first", "finally"])
     if kind == "first":
@@ -247,7 +281,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, logger="perdure")
 
 
-WORKFLOWS = [run_program, run_and_fail, run_on]
+WORKFLOWS = [run_program, run_and_fail, run_on, Box]
 ACTIVITIES = [do, break_down, hold_on]
 
 
