@@ -294,6 +294,7 @@ async def client() -> None:
         start_delay=SECONDS,
         retry_policy=RetryPolicy(),
         memo={"a": 1},
+        search_attributes={"Customer": ["c-1"]},
         start_signal="take",
         start_signal_args=[1],
     )

@@ -12,7 +12,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from perdure.api import messages as m
 from perdure.api.durations import datetime_of_ms, timestamp_ms
+from perdure.common import TypedSearchAttributes
 from perdure.converter import DataConverter
+from perdure.converter.attributes import decode_search_attributes
 
 __all__ = [
     "WorkflowExecution",
@@ -78,6 +80,15 @@ class WorkflowExecution:
             data_converter=converter,
             **more,
         )
+
+    @property
+    def typed_search_attributes(self) -> TypedSearchAttributes:
+        """The values it can be found by.
+
+        Raises:
+            ConversionError: a value cannot be read.
+        """
+        return decode_search_attributes(self.data_converter, self.raw_info.search_attributes.indexed_fields)
 
     async def memo(self) -> Mapping[str, Any]:
         """The memo, as plain values.

@@ -15,6 +15,7 @@ from perdure.api import messages as m
 from perdure.api.durations import ms_of_timedelta, set_duration_ms
 from perdure.common import Priority, RetryPolicy, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from perdure.converter import DataConverter, encode_arguments
+from perdure.converter.attributes import SearchAttributes, encode_search_attributes
 from perdure.exceptions import DefinitionError
 from perdure.replay.checks import check_text
 from perdure.replay.definition import HandlerDefinition, WorkflowDefinition
@@ -46,6 +47,7 @@ class StartOptions(TypedDict, total=False):
         retry_policy: retries of the whole workflow; none when left out.
         start_delay: wait before the first workflow task.
         memo: values shown by list and describe.
+        search_attributes: values to find it by: `TypedSearchAttributes`, or lists of values by name.
         start_signal: name of a signal delivered together with the start; a running workflow of this id just gets it.
         start_signal_args: the signal's arguments.
         static_summary: one line for people.
@@ -64,6 +66,7 @@ class StartOptions(TypedDict, total=False):
     retry_policy: RetryPolicy | None
     start_delay: timedelta | None
     memo: Mapping[str, Any] | None
+    search_attributes: SearchAttributes | None
     start_signal: str | None
     start_signal_args: Sequence[Any]
     static_summary: str | None
@@ -188,6 +191,10 @@ def start_request(
         priority.apply_to_proto(request.priority)
     for name, value in (options.get("memo") or {}).items():
         request.memo.fields[name].CopyFrom(converter.to_payload(value))
+    attributes = options.get("search_attributes")
+    if attributes is not None:
+        for name, payload in encode_search_attributes(converter, attributes).items():
+            request.search_attributes.indexed_fields[name].CopyFrom(payload)
     summary, details = options.get("static_summary"), options.get("static_details")
     if summary is not None:
         request.user_metadata.summary.CopyFrom(converter.to_payload(summary))

@@ -7,12 +7,12 @@ from datetime import timedelta
 from typing import Any, Generic, NoReturn, TypedDict, TypeVar, Unpack, cast, overload
 
 from perdure.common import ParentClosePolicy, RetryPolicy, WorkflowIDReusePolicy
+from perdure.converter.attributes import SearchAttributes, encode_search_attributes
 from perdure.exceptions import DefinitionError
 from perdure.replay import context
 from perdure.replay.calls import ChildHandle, ChildWorkflowCancellationType
 from perdure.replay.checks import check_name, check_options
 from perdure.replay.definition import UNSET, HandlerDefinition, Signature, WorkflowDefinition, arguments
-from perdure.workflow._attributes import SearchAttributes, encode_search_attributes
 
 __all__ = [
     "ChildWorkflowConfig",
