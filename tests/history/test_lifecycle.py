@@ -287,6 +287,7 @@ def test_visibility_row_follows_the_run() -> None:
     row = h.visibility_row(scenario.run)
     assert (row.status, row.close_ms, row.history_length) == (2, START_MS + 5, 5)
     assert row.history_bytes == sum(map(len, scenario.frames))
-    info = m.WorkflowExecutionInfo.FromString(row.info)
+    info = m.WorkflowExecutionInfo()
+    h.fill_info(info, row)
     assert (info.type.name, info.first_run_id, info.root_execution.workflow_id) == ("order", "run-1", "order-1")
     assert info.close_time.ToMilliseconds() == START_MS + 5

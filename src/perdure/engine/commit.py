@@ -45,6 +45,10 @@ if TYPE_CHECKING:
 __all__ = ["CommitFuture", "CommitHost", "Committer", "Group"]
 
 
+_CALM = 2
+"""With so few runs in the latest group nobody else is expected, and the next one is taken at once."""
+
+
 class CommitFuture(asyncio.Future[None]):
     """A future that many may await: cancelling one waiter must not cancel the others.
 
@@ -150,6 +154,8 @@ class Committer:
         self._linger_turns = linger_turns
         self._writing: Group | None = None
         self._changes = 0
+        self._crowd = 0
+        """Runs in the latest group."""
         self._wake: asyncio.Future[None] | None = None
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -202,6 +208,8 @@ class Committer:
             self._absorb(failure)
 
     async def _linger(self) -> None:
+        if self._crowd <= _CALM:
+            return  # What a lone caller sets off comes in the turn that woke the committer.
         for _ in range(self._linger_turns):
             seen = self._changes
             await asyncio.sleep(0)
@@ -211,6 +219,7 @@ class Committer:
     async def _commit(self) -> None:
         group, self.group = self.group, Group()
         self._writing = group
+        self._crowd = len(group.slots)
         try:
             await self._store.commit(self._host.encode_group(group))
         except (StoreWriteError, StoreFencedError) as error:

@@ -123,14 +123,15 @@ async def test_stop_commits_what_has_accumulated() -> None:
 
 async def test_a_cancelled_waiter_leaves_the_others_alone() -> None:
     async with Fixture() as fixture:
+        group = fixture.committer.group
 
         async def wait() -> None:
-            await fixture.committer.group.durable()
+            await group.durable()
 
-        fixture.committer.group.metas.append(("x", b""))
         waiters = [asyncio.ensure_future(wait()) for _ in range(3)]
         await asyncio.sleep(0)
         waiters[1].cancel()
+        group.metas.append(("x", b""))
         fixture.committer.touch()
         outcomes = await asyncio.gather(*waiters, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [type(None), asyncio.CancelledError, type(None)]

@@ -23,7 +23,7 @@ from perdure.engine.history.activity import (
 from perdure.engine.history.child import child_closed, child_lineage
 from perdure.engine.history.completion import complete_workflow_task
 from perdure.engine.history.deadlines import hot, next_deadline_ms, wake_at_ms
-from perdure.engine.history.describe import VisibilityFields, describe, visibility_row
+from perdure.engine.history.describe import VisibilityFields, describe, fill_info, visibility_row
 from perdure.engine.history.encoding import EncodedRun, StateVersionError, decode, encode
 from perdure.engine.history.evolve import fold, folded_view
 from perdure.engine.history.external import message_delivered
@@ -93,6 +93,7 @@ __all__ = [
     "expire_sticky",
     "fail_activity",
     "fail_workflow_task",
+    "fill_info",
     "flush_buffered",
     "fold",
     "folded_view",

@@ -46,27 +46,28 @@ def visibility_row(run: Run) -> VisibilityFields:
         None if run.is_open else state.close_ms,
         0 if run.is_open else state.next_event_id - 1,
         0 if run.is_open else state.history_bytes,
-        workflow_info(run).SerializeToString(),
+        _further_info(run).SerializeToString() if _has_further_info(run) else b"",
     )
 
 
-def workflow_info(run: Run) -> m.WorkflowExecutionInfo:
-    """The summary of a run."""
+def _has_further_info(run: Run) -> bool:
+    state = run.state
+    return bool(
+        state.memo
+        or state.search_attributes
+        or state.priority
+        or state.parent_run_id
+        or state.root_run_id
+        or state.first_run_id != state.run_id
+    )
+
+
+def _further_info(run: Run) -> m.WorkflowExecutionInfo:
+    """What the columns of a visibility row don't tell."""
     state = run.state
     info = m.WorkflowExecutionInfo()
-    info.execution.workflow_id = state.workflow_id
-    info.execution.run_id = state.run_id
-    info.type.name = state.workflow_type
-    info.task_queue = state.task_queue
-    info.status = m.WorkflowExecutionStatus.ValueType(state.status)
-    info.first_run_id = state.first_run_id
-    info.history_length = state.next_event_id - 1
-    info.history_size_bytes = state.history_bytes
-    set_timestamp_ms(info.start_time, state.start_ms)
-    set_timestamp_ms(info.execution_time, state.execution_ms)
-    if not run.is_open:
-        set_timestamp_ms(info.close_time, state.close_ms)
-        set_duration_ms(info.execution_duration, max(0, state.close_ms - state.execution_ms))
+    if state.first_run_id != state.run_id:
+        info.first_run_id = state.first_run_id
     if state.memo:
         info.memo.MergeFromString(state.memo)
     if state.search_attributes:
@@ -77,8 +78,38 @@ def workflow_info(run: Run) -> m.WorkflowExecutionInfo:
         info.parent_namespace_id = state.parent_namespace
         info.parent_execution.workflow_id = state.parent_workflow_id
         info.parent_execution.run_id = state.parent_run_id
-    info.root_execution.workflow_id = state.root_workflow_id or state.workflow_id
-    info.root_execution.run_id = state.root_run_id or state.run_id
+    if state.root_run_id:
+        info.root_execution.workflow_id = state.root_workflow_id
+        info.root_execution.run_id = state.root_run_id
+    return info
+
+
+def fill_info(info: m.WorkflowExecutionInfo, row: VisibilityFields) -> None:
+    """The summary of a run as its visibility row tells it."""
+    info.MergeFromString(row.info)
+    info.execution.workflow_id = row.workflow_id
+    info.execution.run_id = row.run_id
+    info.type.name = row.workflow_type
+    info.task_queue = row.task_queue
+    info.status = m.WorkflowExecutionStatus.ValueType(row.status)
+    info.first_run_id = info.first_run_id or row.run_id
+    if not info.HasField("root_execution"):
+        info.root_execution.CopyFrom(info.execution)
+    set_timestamp_ms(info.start_time, row.start_ms)
+    set_timestamp_ms(info.execution_time, row.execution_ms)
+    if row.close_ms is not None:
+        set_timestamp_ms(info.close_time, row.close_ms)
+        set_duration_ms(info.execution_duration, max(0, row.close_ms - row.execution_ms))
+        info.history_length = row.history_length
+        info.history_size_bytes = row.history_bytes
+
+
+def workflow_info(run: Run) -> m.WorkflowExecutionInfo:
+    """The summary of a run as it is now."""
+    info = m.WorkflowExecutionInfo()
+    fill_info(info, visibility_row(run))
+    info.history_length = run.state.next_event_id - 1
+    info.history_size_bytes = run.state.history_bytes
     return info
 
 

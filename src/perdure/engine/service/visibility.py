@@ -8,10 +8,10 @@ from typing import TypeVar
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
-from perdure.api.durations import set_duration_ms, set_timestamp_ms
+from perdure.engine import history
 from perdure.engine.reads import read
 from perdure.engine.service.base import ServiceTopic, invalid
-from perdure.engine.store.port import StoreCorruptError, VisibilityRow
+from perdure.engine.store.port import StoreCorruptError
 from perdure.engine.tokens import ListToken
 from perdure.engine.visibility.query import parse
 
@@ -44,7 +44,7 @@ class VisibilityTopic(ServiceTopic):
         limit = min(request.page_size, self.config.list_page) if request.page_size > 0 else self.config.list_page
         rows = await self._read(self.shard.store.list_visibility(query.where, after, limit + 1))
         for row in rows[:limit]:
-            _fill(response.executions.add(), row)
+            history.fill_info(response.executions.add(), history.VisibilityFields(*row))
         if len(rows) > limit:
             last = rows[limit - 1]
             token = ListToken(last.start_ms, last.run_key, digest)
@@ -84,20 +84,3 @@ def _status_name(status: int) -> str:
     name = m.WorkflowExecutionStatus.Name(m.WorkflowExecutionStatus.ValueType(status))
     parts = name.removeprefix("WORKFLOW_EXECUTION_STATUS_").split("_")
     return "".join(part.capitalize() for part in parts)
-
-
-def _fill(info: m.WorkflowExecutionInfo, row: VisibilityRow) -> None:
-    """One row as the API shows it."""
-    info.MergeFromString(row.info)
-    info.execution.workflow_id = row.workflow_id
-    info.execution.run_id = row.run_id
-    info.type.name = row.workflow_type
-    info.task_queue = row.task_queue
-    info.status = m.WorkflowExecutionStatus.ValueType(row.status)
-    set_timestamp_ms(info.start_time, row.start_ms)
-    set_timestamp_ms(info.execution_time, row.execution_ms)
-    if row.close_ms is not None:
-        set_timestamp_ms(info.close_time, row.close_ms)
-        set_duration_ms(info.execution_duration, max(0, row.close_ms - row.execution_ms))
-        info.history_length = row.history_length
-        info.history_size_bytes = row.history_bytes
