@@ -47,13 +47,15 @@ def decode_arguments(
         raise ConversionError(f"{_where(signature, count, what)} is missing: the call carries {count} of them")
     if signature.maximum is not None and count > signature.maximum:
         payloads = payloads[: signature.maximum]
-    hints = signature.arg_types
+    hints, _ = signature.hints
     values: list[Any] = []
-    for index, payload in enumerate(payloads):
-        try:
+    index = 0
+    try:
+        for payload in payloads:
             values.append(converter.from_payload(payload, hints[index] if index < len(hints) else None))
-        except ConversionError as error:
-            raise ConversionError(f"{_where(signature, index, what)}: {error}") from error
+            index += 1
+    except ConversionError as error:
+        raise ConversionError(f"{_where(signature, index, what)}: {error}") from error
     return values
 
 
