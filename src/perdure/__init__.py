@@ -20,6 +20,7 @@ from perdure import activity, workflow
 from perdure.app import App, open
 from perdure.client import Client, WorkflowHandle
 from perdure.common import RetryPolicy
+from perdure.local import Limits
 from perdure.worker import Worker
 
-__all__ = ["App", "Client", "RetryPolicy", "Worker", "WorkflowHandle", "activity", "open", "workflow"]
+__all__ = ["App", "Client", "Limits", "RetryPolicy", "Worker", "WorkflowHandle", "activity", "open", "workflow"]

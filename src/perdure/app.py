@@ -18,6 +18,7 @@ from perdure.activity.definition import Activity
 from perdure.client import Client, WorkflowHandle
 from perdure.client.options import DEFAULT_TASK_QUEUE
 from perdure.converter import DataConverter
+from perdure.local import Limits
 from perdure.replay.definition import REGISTRY as WORKFLOWS
 from perdure.worker import Worker
 
@@ -54,6 +55,7 @@ class App:
         namespace: str,
         data_converter: DataConverter | None,
         identity: str | None,
+        limits: Limits | None,
         options: WorkerOptions,
     ) -> None:
         self.task_queue = task_queue
@@ -63,6 +65,7 @@ class App:
         self._namespace = namespace
         self._data_converter = data_converter
         self._identity = identity
+        self._limits = limits
         self._options = options
         self._is_entered = False
         self._client: Client | None = None
@@ -126,6 +129,7 @@ class App:
             data_converter=self._data_converter,
             identity=self._identity,
             task_queue=self.task_queue,
+            limits=self._limits,
         )
         try:
             workflows, activities = self._workflows, self._activities
@@ -183,6 +187,7 @@ def open(
     namespace: str = "default",
     data_converter: DataConverter | None = None,
     identity: str | None = None,
+    limits: Limits | None = None,
     **options: Unpack[WorkerOptions],
 ) -> App:
     """Open an application: engine, worker and client in this process.
@@ -201,6 +206,7 @@ def open(
         namespace: which namespace of the database.
         data_converter: converts values; see `perdure.converter`.
         identity: who is working, for histories.
+        limits: bounds of the engine, such as ``Limits(pending_activities=10_000)``; the defaults when None.
         options: of the worker; see `perdure.Worker`.
 
     Raises, when entered:
@@ -216,5 +222,6 @@ def open(
         namespace=namespace,
         data_converter=data_converter,
         identity=identity,
+        limits=limits,
         options=options,
     )

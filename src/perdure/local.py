@@ -17,7 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from perdure.api import RpcError, WorkflowService
-from perdure.engine import Engine
+from perdure.engine import Engine, EngineConfig
+from perdure.engine.history import Limits
 from perdure.engine.store.memory import MemoryStore
 from perdure.engine.store.port import (
     Store,
@@ -41,7 +42,7 @@ from perdure.exceptions import (
     TargetError,
 )
 
-__all__ = ["Lease", "Place", "open_service", "place_of"]
+__all__ = ["Lease", "Limits", "Place", "open_service", "place_of"]
 
 _HOST_AND_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^/\\:]+):\d+")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
@@ -139,11 +140,12 @@ class Lease:
 class _Running:
     """An engine that is shared by leases."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, limits: Limits | None) -> None:
         self.place = place
+        self.limits = limits or Limits()
         self.loop = asyncio.get_running_loop()
         self.store = place.make_store()
-        self.engine = Engine(self.store)
+        self.engine = Engine(self.store, config=EngineConfig(limits=self.limits))
         self.service: WorkflowService | None = None
         self.leases = 0
         self._turn = asyncio.Lock()
@@ -182,11 +184,15 @@ def _forget(running: _Running) -> None:
         del _running[running.place]
 
 
-async def open_service(target: str | os.PathLike[str]) -> Lease:
+async def open_service(target: str | os.PathLike[str], *, limits: Limits | None = None) -> Lease:
     """A lease on the engine of a target.
 
+    Args:
+        target: where its database is.
+        limits: the engine's bounds; the defaults, or those it has been opened with, when None.
+
     Raises:
-        TargetError: the target has no known form.
+        TargetError: the target has no known form, or is open with other limits.
         DatabaseError: the database cannot be opened; the subclass and message say why and what to do.
     """
     place = place_of(target)
@@ -203,7 +209,9 @@ async def open_service(target: str | os.PathLike[str]) -> Lease:
             await running.store.close()
             running = None
         if running is None:
-            running = _running[place] = _Running(place)
+            running = _running[place] = _Running(place, limits)
+        elif limits is not None and limits != running.limits:
+            raise TargetError(f"{place.name or target} is open in this process with other limits; close it first")
         return await running.lease()
     except StoreError as error:
         raise _database_error(error) from error

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import perdure
-from perdure import activity, workflow
+from perdure import Limits, activity, workflow
 from perdure.api import messages as m
+from perdure.exceptions import TargetError
 
 SECONDS = timedelta(seconds=10)
 REFUSAL = "Memo exceeds size limit of 2097152 bytes"
@@ -29,7 +32,7 @@ async def asks_too_much() -> str:
     return await greet("Ada")
 
 
-async def until_failed(handle: perdure.WorkflowHandle[str]) -> str:
+async def until_failed(handle: perdure.WorkflowHandle[Any]) -> str:
     async for event in handle.fetch_history_events(wait_new_event=True):
         if event.event_type == FAILED:
             return event.workflow_task_failed_event_attributes.failure.message
@@ -50,3 +53,30 @@ async def test_a_refused_command_is_logged_and_the_run_kept(caplog: pytest.LogCa
     assert "workflow a-1 (asks_too_much)" in said
     assert REFUSAL in said
     assert "the run is kept" in said.lower()
+
+
+@workflow.defn
+async def fans_out(count: int) -> int:
+    return len(await asyncio.gather(*(greet(str(number)) for number in range(count))))
+
+
+async def test_a_fan_out_beyond_the_limit_names_the_setting_that_lets_it_through(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run is kept, and goes on where the limit is higher."""
+    db = tmp_path / "a.db"
+    with caplog.at_level(logging.CRITICAL, "perdure.worker"):
+        async with perdure.open(
+            db, workflows=[fans_out], activities=[greet], limits=Limits(pending_activities=3)
+        ) as app:
+            assert await app.execute(fans_out, 3) == 3
+            handle = await app.start(fans_out, 4, id="wide")
+            refusal = await until_failed(handle)
+            async with perdure.open(db, workflows=[fans_out], activities=[greet]) as other:
+                assert await other.execute(fans_out, 2) == 2
+            with pytest.raises(TargetError, match="open in this process with other limits"):
+                await perdure.open(db, limits=Limits()).__aenter__()
+    assert "the number of pending activities has reached the limit of 3" in refusal
+    assert "open with Limits(pending_activities=…)" in refusal
+    async with perdure.open(db, workflows=[fans_out], activities=[greet]) as app:
+        assert await app.handle("wide").result() == 4

@@ -92,6 +92,7 @@ class Client:
         data_converter: DataConverter | None = None,
         identity: str | None = None,
         task_queue: str = DEFAULT_TASK_QUEUE,
+        limits: local.Limits | None = None,
     ) -> Self:
         """Open a client for a target.
 
@@ -102,12 +103,14 @@ class Client:
             data_converter: as in the constructor.
             identity: as in the constructor.
             task_queue: as in the constructor.
+            limits: bounds of the target's engine, such as ``Limits(pending_activities=10_000)``; the defaults, or what
+                it has been opened with, when None.
 
         Raises:
             ValueError: the target has no such form.
             DatabaseError: the database cannot be opened; the subclass and message say why and what to do.
         """
-        lease = await local.open_service(target)
+        lease = await local.open_service(target, limits=limits)
         return cls(
             lease.service,
             namespace=namespace,

@@ -9,6 +9,7 @@ from perdure.engine.history import deadlines, events, evolve, failures, frames, 
 from perdure.engine.history.planning import (
     BadCommand,
     Plan,
+    at_limit,
     check_name,
     check_size,
     write,
@@ -52,7 +53,7 @@ def check_schedule(plan: Plan, data: bytes) -> terms.Asked:
     if len(known) + len(plan.activity_ids) >= limits.pending_activities:
         raise BadCommand(
             _C.WORKFLOW_TASK_FAILED_CAUSE_PENDING_ACTIVITIES_LIMIT_EXCEEDED,
-            f"the number of pending activities has reached the limit of {limits.pending_activities}.",
+            at_limit("pending activities", limits.pending_activities, "pending_activities"),
         )
     if len(data) > limits.blob_bytes:
         attributes = m.ScheduleActivityTaskCommandAttributes.FromString(data)

@@ -7,6 +7,7 @@ from perdure.engine.history import events_between, external, pending
 from perdure.engine.history.planning import (
     BadCommand,
     Plan,
+    at_limit,
     check_length,
     check_name,
     check_namespace,
@@ -43,7 +44,7 @@ def check_start_child(plan: Plan, attributes: m.StartChildWorkflowExecutionComma
     if len(plan.run.live.child_ids) + plan.children > plan.limits.pending_children:
         raise BadCommand(
             _C.WORKFLOW_TASK_FAILED_CAUSE_PENDING_CHILD_WORKFLOWS_LIMIT_EXCEEDED,
-            f"the number of pending child workflows has reached the limit of {plan.limits.pending_children}.",
+            at_limit("pending child workflows", plan.limits.pending_children, "pending_children"),
         )
 
 
@@ -122,7 +123,7 @@ def check_signal(plan: Plan, attributes: m.SignalExternalWorkflowExecutionComman
     if _pending(plan.run, SignalItem) + plan.signals > plan.limits.pending_signals:
         raise BadCommand(
             _C.WORKFLOW_TASK_FAILED_CAUSE_PENDING_SIGNALS_LIMIT_EXCEEDED,
-            f"the number of signals on their way has reached the limit of {plan.limits.pending_signals}.",
+            at_limit("signals on their way", plan.limits.pending_signals, "pending_signals"),
         )
 
 
@@ -154,7 +155,7 @@ def check_external_cancel(plan: Plan, attributes: m.RequestCancelExternalWorkflo
     if _pending(plan.run, CancelItem) + plan.cancels > plan.limits.pending_cancels:
         raise BadCommand(
             _C.WORKFLOW_TASK_FAILED_CAUSE_PENDING_REQUEST_CANCEL_LIMIT_EXCEEDED,
-            f"the number of cancel requests on their way has reached the limit of {plan.limits.pending_cancels}.",
+            at_limit("cancel requests on their way", plan.limits.pending_cancels, "pending_cancels"),
         )
 
 

@@ -78,6 +78,13 @@ def write(transition: Transition, command: m.Command, event: m.HistoryEvent) -> 
     append(transition, event)
 
 
+def at_limit(what: str, limit: int, setting: str) -> str:
+    """What a refusal says when there is too much of something at once."""
+    return (
+        f"the number of {what} has reached the limit of {limit}: have fewer at once, or open with Limits({setting}=…)."
+    )
+
+
 def check_name(plan: Plan, name: str, what: str, cause: Cause) -> None:
     if not name:
         raise BadCommand(cause, f"{what} is not set on command.")
