@@ -19,10 +19,14 @@ from __future__ import annotations
 
 import asyncio
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.engine.history import Run
+
+if TYPE_CHECKING:
+    from perdure.engine.commit import Group
 
 __all__ = ["PendingQuery", "QueryState", "RunQueries", "failing_error", "is_direct"]
 
@@ -41,7 +45,7 @@ class QueryState(IntEnum):
 class PendingQuery:
     """One query and the future of its answer."""
 
-    __slots__ = ("future", "handout", "number", "query", "run_key", "state")
+    __slots__ = ("future", "group", "handout", "number", "query", "run_key", "state")
 
     def __init__(self, run_key: int, number: int, query: m.WorkflowQuery) -> None:
         self.run_key = run_key
@@ -50,6 +54,8 @@ class PendingQuery:
         self.state = QueryState.BUFFERED
         self.handout = 0
         """Of the workflow task it is attached to."""
+        self.group: Group | None = None
+        """What the answer rests on and is not durable yet."""
         self.future: asyncio.Future[m.Payloads] = asyncio.get_running_loop().create_future()
 
     @property

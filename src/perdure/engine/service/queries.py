@@ -40,10 +40,7 @@ class QueryTopic(ServiceTopic):
         error = failing_error(slot.run)
         if error is not None:
             raise error
-        result = await self._ask(slot, request.query)
-        if self.in_process and not slot.gone:
-            await self.wait_durable(slot)
-        return m.QueryWorkflowResponse(query_result=result)
+        return m.QueryWorkflowResponse(query_result=await self._ask(slot, request.query))
 
     async def _ask(self, slot: Slot, query: m.WorkflowQuery) -> m.Payloads:
         queries = slot.queries
@@ -71,6 +68,9 @@ class QueryTopic(ServiceTopic):
             timer.cancel()
             queries.by_number.pop(pending.number, None)
             self.cache.cool(slot)
+            if pending.group is not None:
+                # A worker of this process may have seen what is not durable yet, and may never be.
+                await pending.group.durable()
 
     async def respond_query_task_completed(
         self, request: m.RespondQueryTaskCompletedRequest
@@ -88,6 +88,7 @@ class QueryTopic(ServiceTopic):
         if pending is None or pending.done:
             raise RpcError(StatusCode.NOT_FOUND, "nobody waits for the answer to this query any more")
         failure = request.failure if request.HasField("failure") else None
+        pending.group = slot.group if slot is not None else None
         pending.answer(request.completed_type, request.query_result, request.error_message, failure)
         return m.RespondQueryTaskCompletedResponse()
 
