@@ -38,6 +38,9 @@ _MAX_FAILED_ATTEMPTS = 10
 """A workflow task that has failed this often in a row ends the waits for its workflow's result."""
 
 
+_PATIENCE_S = 1.0
+"""How long the clock stands still beside running activities. Without an end to it, timeouts would never come."""
+
 _SETTLING_TURNS = 10
 """Turns of the event loop that must pass quietly before the clock jumps."""
 
@@ -313,7 +316,7 @@ class WorkflowEnvironment:
         while True:
             await watch.wanted.wait()
             watch.touched.clear()
-            await self.engine.wait_idle()
+            await self._wait_idle()
             # What has just been answered may be on its way through a few coroutines to whoever acts on it.
             for _ in range(_SETTLING_TURNS):
                 await asyncio.sleep(0)
@@ -322,6 +325,16 @@ class WorkflowEnvironment:
             if not self.engine.advance():
                 # Nothing is due ever: only a call from outside can change that.
                 await watch.touched.wait()
+
+    async def _wait_idle(self) -> None:
+        """Wait until the engine is idle. Beside an activity that takes long the clock goes on at its usual pace."""
+        assert self._virtual is not None, "only a virtual clock is driven"
+        idle = asyncio.get_running_loop().create_task(self.engine.wait_idle())
+        try:
+            while not (await asyncio.wait((idle,), timeout=_PATIENCE_S))[0]:
+                self._virtual.advance_by(round(_PATIENCE_S * 1000))
+        finally:
+            idle.cancel()
 
 
 Environment = WorkflowEnvironment

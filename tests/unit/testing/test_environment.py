@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from perdure import activity, workflow
+from perdure import RetryPolicy, activity, workflow
+from perdure import exceptions as perdure_exceptions
 from perdure.api import messages as m
 from perdure.client import ServiceError, WorkflowHistory
-from perdure.exceptions import DefinitionError, NondeterminismError
+from perdure.exceptions import ActivityError, DefinitionError, NondeterminismError
 from perdure.testing import Environment, Replayer, WorkflowEnvironment
 
 DAY = timedelta(days=1)
@@ -163,3 +164,26 @@ async def test_replaying_a_part_of_a_history() -> None:
             continue  # It is written together with what the task asked for.
         part = WorkflowHistory.from_json("w", WorkflowHistory("w", history.events[:length]).to_json())
         assert (await Replayer(workflows=[trial]).replay_workflow(part)).replay_failure is None
+
+
+@activity.defn(start_to_close_timeout=DAY, heartbeat_timeout=timedelta(seconds=2))
+async def falls_silent() -> None:
+    activity.heartbeat("half")
+    await asyncio.Event().wait()
+
+
+@workflow.defn
+async def relies_on_heartbeats() -> str:
+    try:
+        await falls_silent.options(retry_policy=RetryPolicy(maximum_attempts=1))()
+    except ActivityError as error:
+        assert isinstance(error.cause, perdure_exceptions.TimeoutError)
+        return f"{error.cause.type} {error.cause.last_heartbeat_details}"
+    return "it ended"
+
+
+async def test_an_activity_that_hangs_meets_its_timeout() -> None:
+    async with Environment() as env, env.worker(workflows=[relies_on_heartbeats], activities=[falls_silent]):
+        began = asyncio.get_running_loop().time()
+        assert await env.client.execute_workflow(relies_on_heartbeats) == "4 ['half']"
+        assert asyncio.get_running_loop().time() - began < 30
