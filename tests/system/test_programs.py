@@ -20,6 +20,7 @@ import pytest
 from perdure import activity, workflow
 from perdure.common import RetryPolicy
 from perdure.exceptions import ActivityError, ApplicationError, ChildWorkflowError
+from perdure.exceptions import TimeoutError as ActivityTimeout
 from tests.system.lives import Life, Lives
 from tests.system.test_chaos import CONFIG, Chance, doom, persistently
 from tests.system.twin_stories import start
@@ -144,9 +145,13 @@ async def _mail(*numbers: int) -> Any:
 async def _never(kind: str) -> None:
     """What ends by cancellation only."""
     if kind in CANCELLATIONS:
-        await workflow.execute_activity(
-            hold_on, start_to_close_timeout=timedelta(hours=1), cancellation_type=CANCELLATIONS[kind]
-        )
+        try:
+            await workflow.execute_activity(
+                hold_on, start_to_close_timeout=timedelta(hours=1), cancellation_type=CANCELLATIONS[kind]
+            )
+        except ActivityError as error:  # Its worker has died with the request in its hands.
+            assert isinstance(error.cause, ActivityTimeout)
+            raise asyncio.CancelledError from error
     elif kind == "child":
         await workflow.execute_child_workflow(run_program, ["sleep", 10**9])
     elif kind == "condition":
