@@ -12,6 +12,7 @@ BRIDGES = (
     "src/perdure/local.py",
     "src/perdure/testing",
     "src/perdure/engine",
+    "src/perdure/server",
     "src/perdure/cli",
     "src/perdure/__init__.py",
 )

@@ -24,6 +24,7 @@ from perdure.cli.errors import CliError
 from perdure.cli.loading import load_workflow
 from perdure.cli.plain import printable
 from perdure.cli.runs import list_runs, parse_inputs, read_inputs, run_workflow
+from perdure.cli.server import app as server_app
 from perdure.cli.show import show_run
 from perdure.client import WorkflowFailureError
 from perdure.engine.store.port import StoreError
@@ -37,6 +38,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(server_app)
 out = Console()
 notes = Console(stderr=True)
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from perdure.api import messages as m
-from perdure.engine.namespaces import Namespace
+from perdure.engine.namespaces import DEFAULT_NAMESPACE, Namespace
 from perdure.engine.service.base import ServiceTopic
 
 __all__ = ["NamespaceTopic"]
 
 _PAGE = 1000
+_CLUSTER = "perdure"
 _VERSION = version("perdure")
 
 
 class NamespaceTopic(ServiceTopic):
-    """GetSystemInfo and the namespace calls."""
+    """GetSystemInfo, GetClusterInfo and the namespace calls."""
 
     async def get_system_info(self, request: m.GetSystemInfoRequest) -> m.GetSystemInfoResponse:
         """What the SDK may rely on."""
@@ -29,6 +30,19 @@ class NamespaceTopic(ServiceTopic):
         response.capabilities.upsert_memo = True
         response.capabilities.count_group_by_execution_status = True
         return response
+
+    async def get_cluster_info(self, request: m.GetClusterInfoRequest) -> m.GetClusterInfoResponse:
+        """What stands behind the service."""
+        self.engine.check_running()
+        store = type(self.shard.store).__name__.removesuffix("Store").lower()
+        return m.GetClusterInfoResponse(
+            server_version=_VERSION,
+            cluster_id=self.namespaces.get(DEFAULT_NAMESPACE).id,
+            cluster_name=_CLUSTER,
+            history_shard_count=1,
+            persistence_store=store,
+            visibility_store=store,
+        )
 
     async def register_namespace(self, request: m.RegisterNamespaceRequest) -> m.RegisterNamespaceResponse:
         """Raises RpcError INVALID_ARGUMENT, ALREADY_EXISTS."""

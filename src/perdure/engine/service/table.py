@@ -1,0 +1,143 @@
+"""What becomes of each RPC: served by the function of its name in `EngineService`, or refused with a reason.
+
+`UNSERVED` is the list of refusals. A method is either a function of `EngineService` or a line here, never both and
+never neither: a test holds that against `perdure.api.rpcs.RPCS`, and prints the outcome into docs/rpcs.md. A method
+that is in neither place is refused all the same.
+"""
+
+from __future__ import annotations
+
+from perdure.api import RpcError, StatusCode
+from perdure.api.rpcs import Rpc
+from perdure.engine.service import EngineService
+
+__all__ = ["UNSERVED", "is_served", "refusal"]
+
+_BUILD_IDS = "versioning by build id sets is not supported; use workflow.patched in the code"
+_CLUSTERS = "there is one cluster and no replication; run one server for all namespaces"
+_DEPLOYMENTS = "worker deployments are not supported; use workflow.patched in the code"
+_NEXUS = "Nexus is not supported; start a child workflow or an activity"
+_RULES = "workflow rules are not supported; act on workflows with batch operations"
+_SCHEDULES = "schedules are not supported yet; start the workflow with a cron schedule"
+_STANDALONE = "activities without a workflow are not supported; start a workflow that runs the activity"
+_WORKERS = "workers are not tracked; describe the task queue to see its pollers"
+_NOT_YET = "it is not supported yet"
+
+UNSERVED: dict[str, str] = {
+    "update_namespace": _NOT_YET,
+    "deprecate_namespace": _NOT_YET,
+    "reset_workflow_execution": _NOT_YET,
+    "delete_workflow_execution": _NOT_YET,
+    "list_open_workflow_executions": _NOT_YET,
+    "list_closed_workflow_executions": _NOT_YET,
+    "list_archived_workflow_executions": _NOT_YET,
+    "scan_workflow_executions": _NOT_YET,
+    "get_search_attributes": _NOT_YET,
+    "describe_task_queue": _NOT_YET,
+    "list_task_queue_partitions": _NOT_YET,
+    "create_schedule": _SCHEDULES,
+    "describe_schedule": _SCHEDULES,
+    "update_schedule": _SCHEDULES,
+    "patch_schedule": _SCHEDULES,
+    "list_schedule_matching_times": _SCHEDULES,
+    "delete_schedule": _SCHEDULES,
+    "list_schedules": _SCHEDULES,
+    "count_schedules": _SCHEDULES,
+    "update_worker_build_id_compatibility": _BUILD_IDS,
+    "get_worker_build_id_compatibility": _BUILD_IDS,
+    "update_worker_versioning_rules": _BUILD_IDS,
+    "get_worker_versioning_rules": _BUILD_IDS,
+    "get_worker_task_reachability": _BUILD_IDS,
+    "update_workflow_execution": _NOT_YET,
+    "start_batch_operation": _NOT_YET,
+    "stop_batch_operation": _NOT_YET,
+    "describe_batch_operation": _NOT_YET,
+    "list_batch_operations": _NOT_YET,
+    "poll_workflow_execution_update": _NOT_YET,
+    "poll_nexus_task_queue": _NEXUS,
+    "respond_nexus_task_completed": _NEXUS,
+    "respond_nexus_task_failed": _NEXUS,
+    "execute_multi_operation": _NOT_YET,
+    "update_activity_options": _NOT_YET,
+    "update_activity_execution_options": _STANDALONE,
+    "pause_activity": _NOT_YET,
+    "pause_activity_execution": _STANDALONE,
+    "unpause_activity": _NOT_YET,
+    "unpause_activity_execution": _STANDALONE,
+    "reset_activity": _NOT_YET,
+    "reset_activity_execution": _STANDALONE,
+    "update_workflow_execution_options": _NOT_YET,
+    "describe_deployment": _DEPLOYMENTS,
+    "describe_worker_deployment_version": _DEPLOYMENTS,
+    "describe_worker_deployment": _DEPLOYMENTS,
+    "list_deployments": _DEPLOYMENTS,
+    "set_current_deployment": _DEPLOYMENTS,
+    "set_worker_deployment_current_version": _DEPLOYMENTS,
+    "set_worker_deployment_ramping_version": _DEPLOYMENTS,
+    "create_worker_deployment": _DEPLOYMENTS,
+    "list_worker_deployments": _DEPLOYMENTS,
+    "create_worker_deployment_version": _DEPLOYMENTS,
+    "delete_worker_deployment_version": _DEPLOYMENTS,
+    "delete_worker_deployment": _DEPLOYMENTS,
+    "update_worker_deployment_version_compute_config": _DEPLOYMENTS,
+    "validate_worker_deployment_version_compute_config": _DEPLOYMENTS,
+    "update_worker_deployment_version_metadata": _DEPLOYMENTS,
+    "set_worker_deployment_manager": _DEPLOYMENTS,
+    "get_current_deployment": _DEPLOYMENTS,
+    "get_deployment_reachability": _DEPLOYMENTS,
+    "create_workflow_rule": _RULES,
+    "describe_workflow_rule": _RULES,
+    "delete_workflow_rule": _RULES,
+    "list_workflow_rules": _RULES,
+    "trigger_workflow_rule": _RULES,
+    "record_worker_heartbeat": _WORKERS,
+    "list_workers": _WORKERS,
+    "update_task_queue_config": _NOT_YET,
+    "fetch_worker_config": _WORKERS,
+    "update_worker_config": _WORKERS,
+    "describe_worker": _WORKERS,
+    "count_workers": _WORKERS,
+    "pause_workflow_execution": _NOT_YET,
+    "unpause_workflow_execution": _NOT_YET,
+    "start_activity_execution": _STANDALONE,
+    "describe_activity_execution": _STANDALONE,
+    "poll_activity_execution": _STANDALONE,
+    "list_activity_executions": _STANDALONE,
+    "start_nexus_operation_execution": _NEXUS,
+    "describe_nexus_operation_execution": _NEXUS,
+    "poll_nexus_operation_execution": _NEXUS,
+    "list_nexus_operation_executions": _NEXUS,
+    "count_activity_executions": _STANDALONE,
+    "count_nexus_operation_executions": _NEXUS,
+    "request_cancel_activity_execution": _STANDALONE,
+    "terminate_activity_execution": _STANDALONE,
+    "delete_activity_execution": _STANDALONE,
+    "request_cancel_nexus_operation_execution": _NEXUS,
+    "terminate_nexus_operation_execution": _NEXUS,
+    "delete_nexus_operation_execution": _NEXUS,
+    "poll_workflow_execution_time_skipping": _NOT_YET,
+    "add_search_attributes": _NOT_YET,
+    "remove_search_attributes": _NOT_YET,
+    "list_search_attributes": _NOT_YET,
+    "delete_namespace": _NOT_YET,
+    "add_or_update_remote_cluster": _CLUSTERS,
+    "remove_remote_cluster": _CLUSTERS,
+    "list_clusters": _CLUSTERS,
+    "get_nexus_endpoint": _NEXUS,
+    "create_nexus_endpoint": _NEXUS,
+    "update_nexus_endpoint": _NEXUS,
+    "delete_nexus_endpoint": _NEXUS,
+    "list_nexus_endpoints": _NEXUS,
+}
+"""Why a method is refused, and what to do instead, by Python name."""
+
+
+def is_served(rpc: Rpc) -> bool:
+    """Whether `EngineService` has a function for it."""
+    return hasattr(EngineService, rpc.method)
+
+
+def refusal(rpc: Rpc) -> RpcError:
+    """What a caller of an unserved method gets."""
+    reason = UNSERVED.get(rpc.method, _NOT_YET)
+    return RpcError(StatusCode.UNIMPLEMENTED, f"{rpc.name}: {reason}")
