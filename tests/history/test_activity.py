@@ -98,10 +98,23 @@ def test_an_attempt_is_handed_out_once_and_may_be_released() -> None:
     scenario.start_activity()
     assert h.dispatchable_activities(scenario.run, scenario.now_ms) == []
     scenario.refuse(StatusCode.NOT_FOUND, h.start_activity, scenario.run, 5, identity="b", now_ms=scenario.now_ms)
-    h.release_activity(scenario.run, 5)
-    h.release_activity(scenario.run, 5)
-    scenario.check()
-    assert h.dispatchable_activities(scenario.run, scenario.now_ms) == [5]
+    assert not scenario.take(h.release_activity(scenario.run, 5, 2, now_ms=scenario.now_ms)).changed
+    assert h.dispatchable_activities(scenario.run, scenario.now_ms) == [], "that is another attempt"
+    for _ in range(2):
+        assert not scenario.take(h.release_activity(scenario.run, 5, 1, now_ms=scenario.now_ms)).changed
+        assert h.dispatchable_activities(scenario.run, scenario.now_ms) == [5]
+
+
+def test_a_hand_out_to_another_process_is_in_the_row_and_may_be_released() -> None:
+    scenario = scheduled(heartbeat_timeout_s=3)
+    scenario.start_activity()
+    scenario.take(h.hold_activity(scenario.run, 5, now_ms=scenario.now_ms))
+    copy = scenario.copy()
+    assert h.dispatchable_activities(copy, scenario.now_ms) == []
+    assert not h.hot(copy)
+    assert h.next_deadline_ms(copy) == scenario.now_ms + 3_000
+    assert scenario.take(h.release_activity(scenario.run, 5, 1, now_ms=scenario.now_ms)).changed
+    assert h.dispatchable_activities(scenario.copy(), scenario.now_ms) == [5]
 
 
 def test_late_duplicate_and_stale_reports_are_refused() -> None:

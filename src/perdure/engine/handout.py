@@ -4,11 +4,13 @@ An entry only names a task; here it is checked against the run, which may have m
 Everything that must be read from the store is read before the task is started, so that a poll that is cancelled in
 between leaves the task where it was. From starting the task to the finished response there is no `await`.
 
-"Started" is not written: the run remembers in memory who holds the task (`Slot.handout`, ``run.live``).
+"Started" is not written: the run remembers in memory who holds the task (`Slot.handout`, ``run.live``). An activity
+for another process is the exception: its start is durable before the task leaves (see `history.hold_activity`).
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from perdure.api import RpcError
@@ -146,8 +148,13 @@ class HandOut:
 
     # -- queries ---------------------------------------------------------------------------------------------------
 
-    async def query(self, task: QueryTask, *, sticky: bool) -> m.PollWorkflowTaskQueueResponse | None:
+    async def query(
+        self, task: QueryTask, *, sticky: bool, durable_only: bool
+    ) -> m.PollWorkflowTaskQueueResponse | None:
         """Hand out a direct query; None when nobody waits for it any more.
+
+        Args:
+            durable_only: as for `workflow_task`.
 
         Raises:
             RpcError: DATA_LOSS, the run's history is damaged.
@@ -156,6 +163,9 @@ class HandOut:
         if query.done:
             return None
         slot = await self._shard.cache.get(query.run_key)
+        while durable_only and slot.group is not None:
+            await slot.group.durable()
+            slot = await self._shard.cache.get(query.run_key)
         frames: list[bytes] = []
         if not sticky:
             page = await self._reader.page(
@@ -215,6 +225,38 @@ class HandOut:
             if not self._is_waiting(slot, task):
                 return None
         return self._start_activity(slot, task, said, identity)
+
+    async def activity_elsewhere(self, task: ActivityTask, identity: str) -> m.PollActivityTaskQueueResponse | None:
+        """Hand out an activity to a worker of another process: as `activity`, and its start is durable.
+
+        When the caller gives up meanwhile the attempt is free again; the entry is the caller's to put back.
+
+        Raises:
+            RpcError: DATA_LOSS, the run is damaged; UNAVAILABLE or RESOURCE_EXHAUSTED, the start could not be written.
+        """
+        response = self.activity_nowait(task, identity) or await self.activity(task, identity)
+        if response is None:
+            return None
+        shard = self._shard
+        slot = shard.cache.loaded[task.run_key]
+        holding = history.hold_activity(slot.run, task.scheduled_event_id, now_ms=shard.clock.now_ms())
+        try:
+            await shard.apply(slot, holding).durable()
+        except asyncio.CancelledError:
+            self.release_activity(slot, task)
+            raise
+        history.activity_left(slot.run, task.scheduled_event_id)
+        return response
+
+    def release_activity(self, slot: Slot, task: ActivityTask) -> None:
+        """Nobody was there to take the attempt: it is free again."""
+        if slot.gone:
+            return  # Its start was lost with the run.
+        released = history.release_activity(
+            slot.run, task.scheduled_event_id, task.attempt, now_ms=self._shard.clock.now_ms()
+        )
+        self._shard.apply(slot, released)
+        self._shard.register(slot)
 
     def _is_waiting(self, slot: Slot, task: ActivityTask) -> bool:
         item = slot.run.state.items.get(task.scheduled_event_id)

@@ -54,7 +54,7 @@ class Recovery:
         held = [*slot.settled]
         for event_id, live in slot.run.live.activities.items():
             item = slot.run.state.items.get(event_id)
-            if isinstance(item, history.ActivityItem):
+            if isinstance(item, history.ActivityItem) and not live.leaving:
                 held.append(HeldActivity(event_id, item.attempt, live))
         if held:
             self._held[slot.key] = held

@@ -17,7 +17,6 @@ from perdure.engine.history.activity import (
     dispatchable_activities,
     fail_activity,
     heartbeat_activity,
-    release_activity,
     start_activity,
 )
 from perdure.engine.history.child import child_closed, child_lineage
@@ -27,6 +26,7 @@ from perdure.engine.history.describe import VisibilityFields, describe, fill_inf
 from perdure.engine.history.encoding import EncodedRun, StateVersionError, decode, encode
 from perdure.engine.history.evolve import fold, folded_view
 from perdure.engine.history.external import message_delivered
+from perdure.engine.history.holding import activity_left, hold_activity, release_activity
 from perdure.engine.history.lifecycle import request_cancel, signal, start_run, terminate
 from perdure.engine.history.state import (
     ActivityItem,
@@ -81,6 +81,7 @@ __all__ = [
     "VisibilityFields",
     "WorkflowTaskLive",
     "activity_by_id",
+    "activity_left",
     "cancel_activity",
     "child_closed",
     "child_lineage",
@@ -98,6 +99,7 @@ __all__ = [
     "fold",
     "folded_view",
     "heartbeat_activity",
+    "hold_activity",
     "hot",
     "message_delivered",
     "next_deadline_ms",

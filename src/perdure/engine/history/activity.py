@@ -9,10 +9,11 @@
     any          item                                        schedule-to-close → closed; cancel command before a
                                                              start → closed
 
-Handing out an attempt writes nothing: after a crash it is handed out again. The Started event is written together
-with the closing one and speaks of the last attempt. `attempt` is the fence: a report of another attempt than the
-present one is refused with NOT_FOUND. An attempt nobody is known to hold may be reported all the same, since its
-worker may have outlived the engine. `held` marks an attempt that completes from outside: it survives restarts.
+Handing out an attempt writes no event: after a crash it is handed out again, unless it was held (see `holding`). The
+Started event is written together with the closing one and speaks of the last attempt. `attempt` is the fence: a
+report of another attempt than the present one is refused with NOT_FOUND. An attempt nobody is known to hold may be
+reported all the same, since its worker may have outlived the engine. `held` marks an attempt that survives restarts:
+it completes from outside, or its worker is another process.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Final
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
-from perdure.engine.history import deadlines, events, failures, frames, pending, retrying, workflow_task
+from perdure.engine.history import deadlines, events, failures, frames, holding, pending, retrying, workflow_task
 from perdure.engine.history.events import DEFERRED
 from perdure.engine.history.recording import arrival_id, arrive, arrive_frames
 from perdure.engine.history.state import ActivityItem, ActivityLive, Run
@@ -98,14 +99,6 @@ def start_activity(run: Run, scheduled_event_id: int, *, identity: str, now_ms: 
     if span_ms:
         deadlines.push(run, now_ms + span_ms, deadlines.ACTIVITY, scheduled_event_id)
     return item
-
-
-def release_activity(run: Run, scheduled_event_id: int) -> None:
-    """Undo `start_activity`: the poller that should have got the task is gone."""
-    if run.live.activities.pop(scheduled_event_id, None) is not None:
-        item = run.state.items.get(scheduled_event_id)
-        if isinstance(item, ActivityItem):
-            deadlines.push_activity(run, item)
 
 
 def complete_activity(
@@ -212,8 +205,10 @@ def heartbeat_activity(
     transition = Transition(run, now_ms)
     held = run.live.activities.get(scheduled_event_id)
     if held is None:
-        started_at_ms = item.last_started_at_ms if item.held else now_ms
-        held = ActivityLive(started_at_ms, identity, now_ms)
+        if item.held:
+            held = ActivityLive(item.last_started_at_ms, item.last_worker_identity, now_ms)
+        else:
+            held = ActivityLive(now_ms, identity, now_ms)
         run.live.activities[scheduled_event_id] = held
         deadlines.push_activity(run, item)
     held.last_heartbeat_at_ms = now_ms
@@ -307,7 +302,7 @@ def _due_timeout(run: Run, item: ActivityItem, now_ms: int) -> m.TimeoutType.Val
         late = item.attempt_scheduled_at_ms + item.schedule_to_start_ms <= now_ms
         return _TYPE.TIMEOUT_TYPE_SCHEDULE_TO_START if late else None
     started_at_ms = held.started_at_ms if held is not None else item.last_started_at_ms
-    beat_at_ms = held.last_heartbeat_at_ms if held is not None else item.last_heartbeat_at_ms
+    beat_at_ms = max(held.last_heartbeat_at_ms if held is not None else item.last_heartbeat_at_ms, item.silent_from_ms)
     if item.start_to_close_ms and started_at_ms + item.start_to_close_ms <= now_ms:
         return _TYPE.TIMEOUT_TYPE_START_TO_CLOSE
     if item.heartbeat_ms and max(started_at_ms, beat_at_ms) + item.heartbeat_ms <= now_ms:
@@ -343,5 +338,9 @@ def restart_waiting(run: Run, recovered_at_ms: int) -> None:
     """Activities that may have been handed out by a process now gone get a fresh schedule-to-start span."""
     for event_id in run.live.activity_ids.values():
         item = run.state.items[event_id]
-        if isinstance(item, ActivityItem) and item.schedule_to_start_ms and not item.held:
+        if not isinstance(item, ActivityItem):
+            continue
+        if item.held:
+            holding.restart_held(item, recovered_at_ms)
+        elif item.schedule_to_start_ms:
             item.attempt_scheduled_at_ms = max(item.attempt_scheduled_at_ms, recovered_at_ms)

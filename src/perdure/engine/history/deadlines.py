@@ -69,7 +69,7 @@ def activity_due_ms(run: Run, item: ActivityItem) -> int:
         if not due_ms or close_ms < due_ms:
             due_ms = close_ms
     if item.heartbeat_ms:
-        silent_ms = max(started_at_ms, beat_at_ms) + item.heartbeat_ms
+        silent_ms = max(started_at_ms, beat_at_ms, item.silent_from_ms) + item.heartbeat_ms
         if not due_ms or silent_ms < due_ms:
             due_ms = silent_ms
     return due_ms

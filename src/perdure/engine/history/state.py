@@ -73,7 +73,9 @@ class ActivityItem(Struct, array_like=True, tag="a"):
     """Serialized Payloads; survive retries."""
     last_heartbeat_at_ms: int = 0
     held: bool = False
-    """Completes asynchronously: a restart must not hand it out again; its deadlines run from last_started_at_ms."""
+    """A restart must not hand it out again; its deadlines run from last_started_at_ms (see `holding`)."""
+    silent_from_ms: int = 0
+    """A held attempt's heartbeat timeout counts from here at the earliest: before, nobody was there to hear one."""
 
 
 class TimerItem(Struct, array_like=True, tag="t"):
@@ -268,6 +270,8 @@ class ActivityLive(Struct, gc=False):
     last_heartbeat_at_ms: int
     token: bytes = b""
     """What its worker shows when it reports."""
+    leaving: bool = False
+    """It goes to another process, once that is durable; if it never is, nobody holds it."""
 
 
 class Live(Struct):

@@ -57,11 +57,14 @@ class ActivityTopic(ServiceTopic):
         self, queue: TaskQueue, task: Task, identity: str
     ) -> m.PollActivityTaskQueueResponse | None:
         assert isinstance(task, ActivityTask), "activity queues hold activity tasks"
-        response = self.hand_out.activity_nowait(task, identity)
-        if response is not None:
-            return response
+        if self.in_process:
+            response = self.hand_out.activity_nowait(task, identity)
+            if response is not None:
+                return response
         try:
-            return await self.hand_out.activity(task, identity)
+            if self.in_process:
+                return await self.hand_out.activity(task, identity)
+            return await self.hand_out.activity_elsewhere(task, identity)
         except asyncio.CancelledError:
             queue.put_back(task)
             raise

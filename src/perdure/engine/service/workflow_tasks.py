@@ -77,7 +77,7 @@ class WorkflowTaskTopic(ServiceTopic):
                     queue, task, sticky=sticky, identity=identity, durable_only=not self.in_process
                 )
             assert isinstance(task, QueryTask), "workflow queues hold workflow tasks and queries"
-            return await self.hand_out.query(task, sticky=sticky)
+            return await self.hand_out.query(task, sticky=sticky, durable_only=not self.in_process)
         except asyncio.CancelledError:
             queue.put_back(task)
             raise
