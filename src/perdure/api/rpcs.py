@@ -23,6 +23,7 @@ OPERATOR_SERVICE = "temporal.api.operatorservice.v1.OperatorService"
 
 _LONG_POLLS = frozenset(
     {
+        "execute_multi_operation",
         "get_workflow_execution_history",
         "poll_activity_task_queue",
         "poll_nexus_task_queue",

@@ -40,6 +40,18 @@ class WorkflowService(Protocol):
         self, request: ws.SignalWithStartWorkflowExecutionRequest
     ) -> ws.SignalWithStartWorkflowExecutionResponse: ...
 
+    async def update_workflow_execution(
+        self, request: ws.UpdateWorkflowExecutionRequest, *, timeout_s: float | None = None
+    ) -> ws.UpdateWorkflowExecutionResponse: ...
+
+    async def poll_workflow_execution_update(
+        self, request: ws.PollWorkflowExecutionUpdateRequest, *, timeout_s: float | None = None
+    ) -> ws.PollWorkflowExecutionUpdateResponse: ...
+
+    async def execute_multi_operation(
+        self, request: ws.ExecuteMultiOperationRequest, *, timeout_s: float | None = None
+    ) -> ws.ExecuteMultiOperationResponse: ...
+
     async def query_workflow(self, request: ws.QueryWorkflowRequest) -> ws.QueryWorkflowResponse: ...
 
     async def request_cancel_workflow_execution(

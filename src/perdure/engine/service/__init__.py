@@ -11,6 +11,7 @@ from perdure.engine.service.activities import ActivityTopic
 from perdure.engine.service.histories import HistoryTopic
 from perdure.engine.service.namespaces import NamespaceTopic
 from perdure.engine.service.queries import QueryTopic
+from perdure.engine.service.updates import UpdateTopic
 from perdure.engine.service.visibility import VisibilityTopic
 from perdure.engine.service.workflow_tasks import WorkflowTaskTopic
 from perdure.engine.service.workflows import WorkflowTopic
@@ -22,6 +23,7 @@ class EngineService(
     NamespaceTopic,
     WorkflowTopic,
     QueryTopic,
+    UpdateTopic,
     HistoryTopic,
     VisibilityTopic,
     WorkflowTaskTopic,
