@@ -134,6 +134,31 @@ class HandOut:
                 response.queries[str(query.number)].CopyFrom(query.query)
         return response
 
+    async def fill(self, slot: Slot, response: m.PollWorkflowTaskQueueResponse) -> None:
+        """Give a task that was started before its history could be read the first page of it.
+
+        Everything it shows must be durable. It is left as it is when the task has ended meanwhile.
+
+        Raises:
+            RpcError: DATA_LOSS, the run's history is damaged.
+        """
+        if response.history.events:
+            return
+        page = await self._reader.page(
+            slot.key, 1, max_events=self._page_events, max_bytes=self._page_bytes, durable_only=True
+        )
+        if slot.run.live.task is None or slot.token != response.task_token:
+            return
+        frames = cut(self._frames(slot.run, 1, page.frames), self._page_events, self._page_bytes)
+        response.history.MergeFromString(b"".join(frames))
+        if len(frames) >= response.started_event_id:
+            response.ClearField("next_page_token")
+        else:
+            token = HistoryToken(
+                slot.key, 1 + len(frames), last_event_id=response.started_event_id, handout=slot.handout
+            )
+            response.next_page_token = self._tokens.history(slot.run.state.namespace, token)
+
     def _frames(self, run: history.Run, first_id: int, head: list[bytes]) -> list[bytes]:
         """Frames of the held task's history: all there are, or its head if that is not the whole of what is stored."""
         next_id = first_id + len(head)

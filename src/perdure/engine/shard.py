@@ -221,8 +221,13 @@ class Shard:
         lineage: Lineage | None = None,
         signal: m.SignalWorkflowExecutionRequest | None = None,
         run_id: str = "",
+        offer: bool = True,
     ) -> tuple[Slot, Group]:
-        """Start a run. Raises what `history.start_run` raises, having changed nothing."""
+        """Start a run. Raises what `history.start_run` raises, having changed nothing.
+
+        Args:
+            offer: as for `apply`.
+        """
         key = self._last_key + 1
         transition = history.start_run(
             run_key=key,
@@ -237,7 +242,7 @@ class Shard:
         self._last_key = key
         slot = Slot(transition.run, fresh=True, encoded_bytes=1000)
         self.cache.add_new(slot)
-        return slot, self.apply(slot, transition)
+        return slot, self.apply(slot, transition, offer=offer)
 
     def _start_next(self, slot: Slot, following: NextRun) -> None:
         namespace = self.namespaces.get(slot.run.state.namespace)

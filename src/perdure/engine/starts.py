@@ -65,11 +65,13 @@ async def start_workflow(
     *,
     lineage: Lineage | None = None,
     signal: m.SignalWorkflowExecutionRequest | None = None,
+    offer: bool = True,
 ) -> Started:
     """Start a run, or find the one that answers the request.
 
     Args:
         signal: signal-with-start: recorded in whichever run answers.
+        offer: False to keep the workflow task of a new run back; the caller hands it out.
 
     Raises:
         RpcError: ALREADY_EXISTS with ``WorkflowExecutionAlreadyStartedFailure``; INVALID_ARGUMENT.
@@ -106,7 +108,7 @@ async def start_workflow(
                 ),
             )
         await pending
-    slot, group = shard.create(namespace, request, lineage=lineage, signal=signal)
+    slot, group = shard.create(namespace, request, lineage=lineage, signal=signal, offer=offer)
     if existing is not None and existing.run.is_open:
         ending = history.terminate(
             existing.run,

@@ -54,6 +54,7 @@ from perdure.engine.history.workflow_task import (
 )
 from perdure.engine.history.workflow_task import fail as fail_workflow_task
 from perdure.engine.history.workflow_task import ready as workflow_task_ready
+from perdure.engine.history.workflow_task import release as release_workflow_task
 from perdure.engine.history.workflow_task import start as start_workflow_task
 
 __all__ = [
@@ -104,6 +105,7 @@ __all__ = [
     "message_delivered",
     "next_deadline_ms",
     "release_activity",
+    "release_workflow_task",
     "request_cancel",
     "signal",
     "start_activity",

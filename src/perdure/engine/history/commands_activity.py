@@ -94,6 +94,10 @@ def schedule_activity(
     pending.add_activity(run, item)
     run.live.scheduled[event_id] = asked.task()
     transition.activities.append(event_id)
+    if agreed.eager:
+        if transition.eager is None:
+            transition.eager = []
+        transition.eager.append(event_id)
     if to_close or to_start:
         deadlines.push_activity(run, item)
 

@@ -185,6 +185,8 @@ def _started_attributes(
     for name in ("input", "header", "memo", "search_attributes", "priority", "versioning_override"):
         if request.HasField(name):
             getattr(attributes, name).CopyFrom(getattr(request, name))
+    if request.request_eager_execution and not backoff_ms:
+        attributes.eager_execution_accepted = True
     if request.HasField("retry_policy"):
         attributes.retry_policy.CopyFrom(retrying.policy_of(request.retry_policy).message)
     _add_lineage(attributes, request, lineage)

@@ -51,6 +51,8 @@ class Terms(Struct, frozen=True):
     """Fields of ``ActivityTaskScheduledEventAttributes``."""
     task: bytes
     """Fields of ``PollActivityTaskQueueResponse``."""
+    eager: bool
+    """The worker asks to have it at once."""
 
 
 class Asked(Struct, frozen=True):
@@ -140,6 +142,7 @@ def _terms(data: bytes, task_queue: str, run_timeout_ms: int) -> Terms:
         policy.retry,
         event.SerializeToString(),
         task_of(event),
+        command.request_eager_execution,
     )
 
 

@@ -96,6 +96,8 @@ class Transition(Struct):
     """A workflow task has become dispatchable (now, not before state.task_not_before_ms): offer it."""
     activities: list[int] = []
     """Scheduled event ids of activities that have become dispatchable: offer them after the commit."""
+    eager: list[int] | None = None
+    """Those among them that the worker asked to have in the answer to its completion."""
     messages: list[OutMessage] = []
     """New outbox messages: deliver them after the commit."""
     next_run: NextRun | None = None

@@ -109,6 +109,14 @@ def start(
     return task
 
 
+def release(run: Run, *, now_ms: int) -> Transition:
+    """Undo `start`: nobody was there to take the task (precondition: one is held)."""
+    run.live.task = None
+    transition = Transition(run, now_ms, workflow_task=True)
+    flush(transition)
+    return transition
+
+
 def _reasons(run: Run, limits: Limits) -> list[m.SuggestContinueAsNewReason.ValueType]:
     reasons: list[m.SuggestContinueAsNewReason.ValueType] = []
     if run.state.history_bytes >= limits.history_bytes_suggest:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from perdure.api import RpcError, StatusCode
+from perdure.engine.eager import Eager
 from perdure.engine.history import Transition
 from perdure.engine.slot import Slot
 
@@ -41,6 +42,7 @@ class ServiceTopic:
         self.tokens = engine.tokens
         self.reader = engine.reader
         self.hand_out = engine.hand_out
+        self.eager = Eager(self.shard, self.hand_out)
 
     def check(self, namespace: str) -> None:
         """Every call begins here. Raises RpcError: the engine does not run; NOT_FOUND, no such namespace."""

@@ -26,6 +26,7 @@ class NamespaceTopic(ServiceTopic):
         response.capabilities.internal_error_differentiation = True
         response.capabilities.activity_failure_include_heartbeat = True
         response.capabilities.encoded_failure_attributes = True
+        response.capabilities.eager_workflow_start = True
         response.capabilities.sdk_metadata = True
         response.capabilities.upsert_memo = True
         response.capabilities.count_group_by_execution_status = True
@@ -71,6 +72,7 @@ class NamespaceTopic(ServiceTopic):
     def _describe(self, namespace: Namespace) -> m.DescribeNamespaceResponse:
         described = m.DescribeNamespaceResponse()
         described.CopyFrom(namespace.description)
+        described.namespace_info.capabilities.eager_workflow_start = True
         described.namespace_info.capabilities.worker_poll_complete_on_shutdown = True
         limits = described.namespace_info.limits
         limits.blob_size_limit_error = self.limits.blob_bytes

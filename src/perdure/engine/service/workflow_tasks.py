@@ -123,15 +123,27 @@ class WorkflowTaskTopic(ServiceTopic):
         if slot.queries and error is None:
             answered = self._answered(slot, request)
         wants_next = error is None and request.return_new_workflow_task
+        response = m.RespondWorkflowTaskCompletedResponse()
+        if transition.eager:
+            response.activity_tasks.extend(
+                self.eager.activities(slot, transition, request.identity, elsewhere=not self.in_process)
+            )
         durable = shard.apply(slot, transition, offer=not wants_next).durable()
         if answered:
             durable.add_done_callback(partial(_answer, answered, request))
-        response = m.RespondWorkflowTaskCompletedResponse()
         if wants_next and transition.workflow_task:
             sticky = bool(slot.run.state.sticky_queue)
             following = self.hand_out.start(slot, sticky=sticky, identity=request.identity, now_ms=now_ms)
             response.workflow_task.CopyFrom(following)
-        await durable
+        try:
+            await durable
+            if response.workflow_task.next_page_token:
+                await self.hand_out.fill(slot, response.workflow_task)
+        except asyncio.CancelledError:
+            self.eager.take_back(slot, response.workflow_task.task_token, response.activity_tasks)
+            raise
+        if transition.eager:
+            self.eager.left(slot, response.activity_tasks)
         if error is not None:
             raise error
         return response

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.engine import history
@@ -29,14 +31,23 @@ class WorkflowTopic(ServiceTopic):
         """Raises RpcError NOT_FOUND (namespace), ALREADY_EXISTS, INVALID_ARGUMENT."""
         self.check(request.namespace)
         _refuse_cron(request.cron_schedule)
-        started = await start_workflow(self.shard, self.namespaces.get(request.namespace), request)
-        await self._wait_started(started)
+        wants_task = request.request_eager_execution
+        started = await start_workflow(
+            self.shard, self.namespaces.get(request.namespace), request, offer=not wants_task
+        )
+        first_task = self.eager.first_task(started, request.identity) if wants_task else None
+        try:
+            await self._wait_started(started)
+        except asyncio.CancelledError:
+            self.eager.take_back(started.slot, first_task.task_token if first_task is not None else b"")
+            raise
         state = started.slot.run.state
         return m.StartWorkflowExecutionResponse(
             run_id=state.run_id,
             first_execution_run_id=state.first_run_id or state.run_id,
             started=started.is_new or state.start_request_id == request.request_id,
             status=_RUNNING if started.is_new else m.WorkflowExecutionStatus.ValueType(state.status),
+            eager_workflow_task=first_task,
         )
 
     async def _wait_started(self, started: Started) -> None:
