@@ -75,6 +75,7 @@ _NAMES: dict[int, Callable[[m.Command], str]] = {
     ),
     C.COMMAND_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES: lambda c: "search attributes",
     C.COMMAND_TYPE_MODIFY_WORKFLOW_PROPERTIES: lambda c: "memo",
+    C.COMMAND_TYPE_PROTOCOL_MESSAGE: lambda c: f"message {c.protocol_message_command_attributes.message_id}",
 }
 
 
@@ -99,6 +100,12 @@ class Scenario:
         self.waiting_steps: list[StepCall] = []
         self.outcome: Outcome | None = None
         self.last_started = 0
+        self.updates: list[tuple[str, str, m.Payloads]] = []
+        """Id, name and arguments of the updates that the next task brings."""
+        self.answers: dict[str, m.Message] = {}
+        """Messages by which tasks have answered updates."""
+        self.asked: dict[int, list[m.Message]] = {}
+        """Per task, by the id of its Started event: the messages it brought."""
         started = self.add(E.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED)
         attrs = started.workflow_execution_started_event_attributes
         attrs.workflow_type.name = self.definition.name or "dynamic"
@@ -193,6 +200,30 @@ class Scenario:
         event = self.add(E.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED)
         event.workflow_execution_cancel_requested_event_attributes.cause = reason
 
+    def update(self, update_id: str, name: str, *args: Any) -> None:
+        """Somebody asks for an update, with the next task."""
+        self.updates.append((update_id, name, payloads(*args)))
+
+    def _messages(self) -> list[m.Message]:
+        """The requests for the task just opened."""
+        updates, self.updates = self.updates, []
+        messages: list[m.Message] = []
+        for update_id, name, args in updates:
+            request = m.Request(meta=m.Meta(update_id=update_id), input=m.Input(name=name, args=args))
+            message = m.Message(
+                id=f"{update_id}/request", protocol_instance_id=update_id, event_id=self.last_started - 1
+            )
+            message.body.Pack(request)
+            messages.append(message)
+        self.asked[self.last_started] = messages
+        return messages
+
+    def answer(self, update_id: str, what: str) -> Any:
+        """How a task has answered an update: "accept", "reject" or "complete"."""
+        body = _BODIES[what]()
+        assert self.answers[f"{update_id}/request/{what}"].body.Unpack(body)
+        return body
+
     def initiated(self, workflow_id: str) -> m.HistoryEvent:
         return self.find(E.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED, workflow_id=workflow_id)
 
@@ -226,8 +257,10 @@ class Scenario:
 
     # Tasks.
 
-    def poll_response(self, queries: dict[str, m.WorkflowQuery] | None = None) -> m.PollWorkflowTaskQueueResponse:
-        response = m.PollWorkflowTaskQueueResponse(attempt=1)
+    def poll_response(
+        self, queries: dict[str, m.WorkflowQuery] | None = None, messages: Sequence[m.Message] = ()
+    ) -> m.PollWorkflowTaskQueueResponse:
+        response = m.PollWorkflowTaskQueueResponse(attempt=1, messages=messages)
         response.workflow_execution.workflow_id = "wf-1"
         response.workflow_execution.run_id = "run-1"
         for key, query in (queries or {}).items():
@@ -260,7 +293,7 @@ class Scenario:
             self.run.close()
             self.run = self.fresh_run()
         run = self.run
-        run.begin(self.poll_response(queries))
+        run.begin(self.poll_response(queries, self._messages()))
         run.feed(self.events[run.next_event_id - 1 :], last=True)
         outcome = run.outcome()
         started = self.last_started
@@ -277,6 +310,12 @@ class Scenario:
         if isinstance(outcome, TaskFailed):
             raise outcome.error
         assert isinstance(outcome, TaskCompleted)
+        self.answers.update({message.id: message for message in outcome.messages})
+        if outcome.messages and not outcome.commands:
+            # What only rejects leaves no trace: the service takes the task's two events back.
+            del self.events[-2:]
+            run.forget_task()
+            return []
         self.tasks.append((started, [command.SerializeToString() for command in outcome.commands]))
         self.close_task(outcome.commands)
         return names(outcome.commands)
@@ -293,7 +332,29 @@ class Scenario:
         failed = self.add(E.EVENT_TYPE_WORKFLOW_TASK_FAILED)
         failed.workflow_task_failed_event_attributes.started_event_id = self.last_started
 
+    def _record_message(self, command: m.Command) -> None:
+        message = self.answers[command.protocol_message_command_attributes.message_id]
+        accepted = m.Acceptance()
+        if message.body.Unpack(accepted):
+            attrs = self.add(
+                E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED
+            ).workflow_execution_update_accepted_event_attributes
+            attrs.protocol_instance_id = message.protocol_instance_id
+            attrs.accepted_request_message_id = accepted.accepted_request_message_id
+            attrs.accepted_request_sequencing_event_id = accepted.accepted_request_sequencing_event_id
+            attrs.accepted_request.CopyFrom(accepted.accepted_request)
+            return
+        response = m.Response()
+        assert message.body.Unpack(response)
+        completed = self.add(E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED)
+        attributes = completed.workflow_execution_update_completed_event_attributes
+        attributes.meta.CopyFrom(response.meta)
+        attributes.outcome.CopyFrom(response.outcome)
+
     def _record(self, command: m.Command) -> None:
+        if command.command_type == C.COMMAND_TYPE_PROTOCOL_MESSAGE:
+            self._record_message(command)
+            return
         field = str(command.WhichOneof("attributes"))
         source = getattr(command, field)
         event = self.add(_EVENT_OF[command.command_type])
@@ -322,7 +383,7 @@ class Scenario:
     ) -> tuple[WorkflowRun, Outcome]:
         """A fresh run, fed up to a Started event, in pages of `page` events."""
         run = WorkflowRun(definition or self.definition, namespace="default", converter=CONVERTER, guard=self.guard)
-        run.begin(self.poll_response())
+        run.begin(self.poll_response(messages=self.asked.get(started, ())))
         events = self.events[:started]
         size = page or len(events)
         for at in range(0, len(events), size):
@@ -362,7 +423,7 @@ class Scenario:
     def _check_from_cache(self, at: int) -> None:
         run, _ = self.replay_until(self.tasks[at][0])
         for started, commands in self.tasks[at + 1 :]:
-            run.begin(self.poll_response())
+            run.begin(self.poll_response(messages=self.asked.get(started, ())))
             run.feed(self.events[run.next_event_id - 1 : started], last=True)
             outcome = self._play_steps(run, run.outcome(), started)
             assert serialized(outcome) == commands, f"task @{started}, cached since task {at}"
@@ -382,6 +443,8 @@ def run_step(call: StepCall) -> tuple[m.Payload | None, m.Failure | None]:
     except Exception as error:
         return None, CONVERTER.to_failure(error)
 
+
+_BODIES: dict[str, Callable[[], Any]] = {"accept": m.Acceptance, "reject": m.Rejection, "complete": m.Response}
 
 _EVENT_OF: dict[int, int] = {
     C.COMMAND_TYPE_SCHEDULE_ACTIVITY_TASK: E.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED,

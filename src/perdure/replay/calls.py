@@ -58,6 +58,9 @@ class command:
     SIGNAL_EXTERNAL = 12
     UPSERT_SEARCH_ATTRIBUTES = 13
     MODIFY_PROPERTIES = 16
+    ACCEPT_UPDATE = 114
+    """This and the next are both of type PROTOCOL_MESSAGE (14); they become different events."""
+    COMPLETE_UPDATE = 214
 
 
 class ChildWorkflowCancellationType(IntEnum):

@@ -40,12 +40,15 @@ __all__ = [
     "marker",
     "metadata",
     "modify_properties",
+    "protocol_message",
     "schedule_activity",
     "set_timeout",
     "signal_external",
     "start_timer",
     "upsert_search_attributes",
 ]
+
+PROTOCOL_MESSAGE = 14
 
 PATCH_MARKER = "core_patch"
 STEP_MARKER = "perdure.step"
@@ -269,6 +272,13 @@ def modify_properties(memo: Mapping[str, m.Payload]) -> m.Command:
     """Change the memo."""
     result = _new(command.MODIFY_PROPERTIES)
     _fill(result.modify_workflow_properties_command_attributes.upserted_memo.fields, memo)
+    return result
+
+
+def protocol_message(message_id: str) -> m.Command:
+    """Mark the place of a message among the commands."""
+    result = _new(PROTOCOL_MESSAGE)
+    result.protocol_message_command_attributes.message_id = message_id
     return result
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from perdure.exceptions import DefinitionError
 from perdure.replay.checks import check_name
+from perdure.replay.unfinished import HandlerUnfinishedPolicy
 
 __all__ = [
     "HANDLER_ATTRIBUTE",
@@ -80,6 +81,14 @@ class Signature:
                 )
         self.minimum = minimum
         self.maximum = maximum
+
+    @staticmethod
+    def known(fn: Callable[..., Any]) -> Signature | None:
+        """A function's signature; None for functions written in C that do not tell."""
+        try:
+            return Signature(fn)
+        except ValueError:
+            return None
 
     def _parameters(self) -> list[inspect.Parameter]:
         return list(inspect.signature(self._fn).parameters.values())[self._skip :]
@@ -153,14 +162,16 @@ class Signature:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerDefinition:
-    """A signal or query handler.
+    """A signal, query or update handler.
 
     Attributes:
-        kind: "signal" or "query".
+        kind: "signal", "query" or "update".
         name: what callers name it by; None = dynamic, answering every name no other handler has.
         fn: the function; for methods the unbound one.
         signature: its parameters without ``self`` and, if dynamic, without the leading handler name.
         description: one line for people.
+        unfinished_policy: what happens if the workflow closes while it is under way.
+        validator: for updates, a function that raises if the update is to be rejected.
     """
 
     kind: str
@@ -168,6 +179,8 @@ class HandlerDefinition:
     fn: Callable[..., Any]
     signature: Signature
     description: str = ""
+    unfinished_policy: HandlerUnfinishedPolicy = HandlerUnfinishedPolicy.WARN_AND_ABANDON
+    validator: Callable[..., Any] | None = None
 
     @staticmethod
     def of(target: object) -> HandlerDefinition | None:
@@ -209,6 +222,7 @@ class WorkflowDefinition:
         init_takes_args: ``__init__`` receives the workflow's arguments (`@workflow.init`).
         signals: handlers by name; the key None is the dynamic handler.
         queries: likewise.
+        updates: likewise.
         failure_exception_types: errors that fail the workflow even if they would fail only the task by default.
     """
 
@@ -220,6 +234,7 @@ class WorkflowDefinition:
     init_takes_args: bool = False
     signals: Mapping[str | None, HandlerDefinition] = field(default_factory=lambda: _EMPTY)
     queries: Mapping[str | None, HandlerDefinition] = field(default_factory=lambda: _EMPTY)
+    updates: Mapping[str | None, HandlerDefinition] = field(default_factory=lambda: _EMPTY)
     failure_exception_types: tuple[type[BaseException], ...] = ()
 
     @property

@@ -25,6 +25,7 @@ from perdure.exceptions import (
     WorkflowAlreadyStartedError,
 )
 from perdure.replay.calls import ActivityHandle, ChildHandle, Issued, Timer, command
+from perdure.replay.frames import waiting_at
 from perdure.replay.matching import EXPECTED, attributes_of, describe_event, differs, is_deprecated_patch, unasked
 from perdure.replay.runtime import WorkflowRuntime
 
@@ -43,14 +44,16 @@ class Expected:
         issued: the commands of the previous workflow task, in order.
         at: how many of them an event has recorded.
         signals: signals met, to be delivered ahead of what else the segment wakes.
+        updates: messages and events that bring updates, to be delivered after them.
     """
 
-    __slots__ = ("at", "issued", "signals")
+    __slots__ = ("at", "issued", "signals", "updates")
 
     def __init__(self) -> None:
         self.issued: list[Issued] = []
         self.at = 0
         self.signals: list[m.HistoryEvent] = []
+        self.updates: list[m.Message | m.HistoryEvent] = []
 
     def rest(self) -> list[Issued]:
         """What no event has recorded."""
@@ -61,7 +64,7 @@ Handler = Callable[[WorkflowRuntime, m.HistoryEvent, Expected], None]
 
 
 def _unasked(runtime: WorkflowRuntime, event: m.HistoryEvent) -> NondeterminismError:
-    waiting = "".join(f"\n                 {place}" for place in runtime.waiting_at())
+    waiting = "".join(f"\n                 {place}" for place in waiting_at(runtime.loop.pending_tasks()))
     return unasked(event, runtime.describe(), waiting)
 
 
@@ -370,10 +373,15 @@ def _signaled(runtime: WorkflowRuntime, event: m.HistoryEvent, expected: Expecte
     expected.signals.append(event)
 
 
+def _update_admitted(runtime: WorkflowRuntime, event: m.HistoryEvent, expected: Expected) -> None:
+    expected.updates.append(event)
+
+
 _ARRIVED: dict[int, Handler] = {
     _E.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED: _started,
     _E.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED: _cancel_requested,
     _E.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED: _signaled,
+    _E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED: _update_admitted,
     _E.EVENT_TYPE_ACTIVITY_TASK_COMPLETED: _activity_completed,
     _E.EVENT_TYPE_ACTIVITY_TASK_FAILED: _activity_failed,
     _E.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT: _activity_timed_out,
@@ -401,6 +409,7 @@ _PASSED = (
     _E.EVENT_TYPE_ACTIVITY_TASK_STARTED,
     _E.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED,
     _E.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT,
+    _E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_REJECTED,
     _E.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED_EXTERNALLY,
     _E.EVENT_TYPE_ACTIVITY_PROPERTIES_MODIFIED_EXTERNALLY,
     _E.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED,

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Site", "place_of_call", "place_of_wait", "strip_internal_frames", "suspended_at"]
+__all__ = ["Site", "place_of_call", "place_of_wait", "stack_trace", "strip_internal_frames", "waiting_at"]
 
 MAX_FRAMES = 1000
 
@@ -80,6 +81,21 @@ def suspended_at(coro: Any) -> list[Site]:
         sites.append(Site(frame.f_code, frame.f_lasti))
         coro = getattr(coro, "cr_await", None) or getattr(coro, "gi_yieldfrom", None) or getattr(coro, "ag_await", None)
     return sites
+
+
+def stack_trace(tasks: Sequence[Any]) -> str:
+    """Tasks with their frames, outermost first."""
+    return "\n\n".join("\n  ".join([f"{task.get_name()}:", *map(str, suspended_at(task.get_coro()))]) for task in tasks)
+
+
+def waiting_at(tasks: Sequence[Any]) -> list[str]:
+    """Where each task waits in user code, innermost frame."""
+    places: list[str] = []
+    for task in tasks:
+        place = place_of_wait(task)
+        if place is not None:
+            places.append(f"{task.get_name()} waits at {Site(*place)}")
+    return places
 
 
 def place_of_wait(task: Any) -> Any:

@@ -54,9 +54,12 @@ def require_clean(definitions: Iterable[WorkflowDefinition]) -> None:
     """
     linter = _Linter()
     for definition in definitions:
-        handlers = (*definition.signals.values(), *definition.queries.values())
+        handlers = (*definition.signals.values(), *definition.queries.values(), *definition.updates.values())
         for function in (definition.run, *(handler.fn for handler in handlers)):
             linter.add(function, definition.cls)
+        for handler in definition.updates.values():
+            if handler.validator is not None:
+                linter.add(handler.validator, definition.cls)
         if definition.cls is not None:
             linter.add_class(definition.cls)
     findings = linter.run()

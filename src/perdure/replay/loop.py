@@ -21,7 +21,8 @@ import sys
 import warnings
 from asyncio import events, tasks
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
+from contextlib import contextmanager
 from contextvars import Context, copy_context
 from itertools import repeat
 from typing import Any, Protocol, TypeVar, cast
@@ -166,7 +167,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     Attributes:
         owner: whose code runs.
         now_s: the workflow's time in seconds since the epoch.
-        read_only: a query handler runs: nothing may be scheduled.
+        read_only: what runs that may schedule nothing, e.g. "a query handler"; empty while everything may.
         inert: whatever is asked is accepted and forgotten.
         tasks: in order of creation, done ones included until they are pruned.
     """
@@ -174,7 +175,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     def __init__(self, owner: LoopOwner) -> None:
         self.owner = owner
         self.now_s = 0.0
-        self.read_only = False
+        self.read_only = ""
         self.inert = False
         self.ready: deque[Any] = deque()
         """Handles; asyncio's types do not name what is in them."""
@@ -236,6 +237,21 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             guard.exit()
             self._leave(state)
 
+    @contextmanager
+    def reading(self, what: str) -> Generator[None]:
+        """Let nothing be scheduled within the block, which leaves no trace in what comes after it.
+
+        Args:
+            what: what runs, for messages.
+        """
+        number = self._number
+        self.read_only = what
+        try:
+            yield
+        finally:
+            self.read_only = ""
+            self._number = number
+
     def _enter(self) -> tuple[asyncio.AbstractEventLoop | None, Any, Any]:
         outer = _get_running_loop()
         outer_task = None
@@ -296,7 +312,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
         handle = ReadyHandle(callback, args, self, context if context is not None else copy_context())
         if self.read_only:
-            raise ReadOnlyContextError("a query handler may not schedule anything: do it in a signal handler")
+            raise ReadOnlyContextError(f"{self.read_only} may not schedule anything: do it in a signal handler")
         if not self.inert:
             self.ready.append(handle)
         return handle
@@ -305,7 +321,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
         if self.read_only:
-            raise ReadOnlyContextError("a query handler may not start timers: do it in a signal handler")
+            raise ReadOnlyContextError(f"{self.read_only} may not start timers: do it in a signal handler")
         return self.owner.start_timer(delay, callback, args, context)
 
     def call_at(
@@ -325,7 +341,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         if self.inert or self.read_only:
             coro.close()
             if self.read_only:
-                raise ReadOnlyContextError("a query handler may not start tasks: do it in a signal handler")
+                raise ReadOnlyContextError(f"{self.read_only} may not start tasks: do it in a signal handler")
             return cast("WorkflowFuture[Any]", WorkflowFuture(self))
         if self._task_factory is not None:
             return self._task_factory(self, coro)

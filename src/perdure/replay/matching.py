@@ -114,6 +114,12 @@ EXPECTED: dict[int, Expectation] = {
     _E.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED: Expectation(
         command.MODIFY_PROPERTIES, lambda a: {"memo_keys": sorted(a.upserted_memo.fields)}, _as_it_is
     ),
+    _E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED: Expectation(
+        command.ACCEPT_UPDATE, lambda a: {"update_id": a.protocol_instance_id}, _as_it_is
+    ),
+    _E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED: Expectation(
+        command.COMPLETE_UPDATE, lambda a: {"update_id": a.meta.update_id}, _as_it_is
+    ),
     _E.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED: Expectation(command.COMPLETE_WORKFLOW, _nothing, _as_it_is),
     _E.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED: Expectation(command.FAIL_WORKFLOW, _nothing, _as_it_is),
     _E.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED: Expectation(command.CANCEL_WORKFLOW, _nothing, _as_it_is),
@@ -140,6 +146,8 @@ _COMMAND_NAMES = {
     command.SIGNAL_EXTERNAL: "signal another workflow",
     command.UPSERT_SEARCH_ATTRIBUTES: "upsert search attributes",
     command.MODIFY_PROPERTIES: "change the memo",
+    command.ACCEPT_UPDATE: "accept an update",
+    command.COMPLETE_UPDATE: "complete an update",
 }
 
 

@@ -7,7 +7,7 @@ the next outcome of the same workflow task.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeAlias
@@ -52,6 +52,7 @@ class TaskCompleted:
         force_new_task: set `force_create_new_workflow_task`: steps are still running.
         closes: the last command closes the run; it may be dropped from the cache once the service has accepted it.
         cancels_activities: among the commands are requests to cancel activities.
+        messages: answers to the task's updates; PROTOCOL_MESSAGE commands mark their places.
     """
 
     encoded_commands: list[bytes]
@@ -59,6 +60,7 @@ class TaskCompleted:
     force_new_task: bool = False
     closes: bool = False
     cancels_activities: bool = False
+    messages: Sequence[m.Message] = ()
 
     @property
     def commands(self) -> list[m.Command]:

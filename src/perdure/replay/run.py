@@ -26,6 +26,8 @@ from perdure.replay.matching import describe_event, marker_identity, missing
 from perdure.replay.outcome import Outcome, StepsNeeded, TaskCompleted, TaskFailed
 from perdure.replay.ports import NO_GUARD, Converter, Guard
 from perdure.replay.runtime import WorkflowRuntime
+from perdure.replay.unfinished import warn
+from perdure.replay.updates import UpdateRequest, gather_requests
 
 __all__ = ["WorkflowRun"]
 
@@ -34,6 +36,8 @@ log = logging.getLogger("perdure.workflow")
 _STARTED = int(m.EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED)
 _COMPLETED = int(m.EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)
 _MARKER = int(m.EventType.EVENT_TYPE_MARKER_RECORDED)
+_ACCEPTED = int(m.EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED)
+_LOOKED_AHEAD = frozenset({_MARKER, _ACCEPTED})
 _NONDETERMINISM = int(m.WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_NON_DETERMINISTIC_ERROR)
 _UNHANDLED = int(m.WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE)
 
@@ -58,12 +62,14 @@ class WorkflowRun:
     """
 
     __slots__ = (
+        "_admitted",
         "_block",
         "_early_steps",
         "_expected",
         "_failed",
         "_guard",
         "_live",
+        "_messages",
         "_queries",
         "_runtime",
         "_segment",
@@ -83,6 +89,8 @@ class WorkflowRun:
         self._started: m.HistoryEvent | None = None
         self._block: list[m.HistoryEvent] | None = None
         self._queries: dict[str, m.WorkflowQuery] = {}
+        self._messages: Sequence[m.Message] = ()
+        self._admitted: dict[str, UpdateRequest] = {}
         self._failed: TaskFailed | None = None
         self._live = False
         self._task_open = False
@@ -110,12 +118,13 @@ class WorkflowRun:
         return self._runtime.info().task_timeout.total_seconds()
 
     def begin(self, task: m.PollWorkflowTaskQueueResponse) -> None:
-        """Take the metadata and the buffered queries of a workflow task; its history comes through `feed`."""
+        """Take the metadata, queries and messages of a workflow task; its history comes through `feed`."""
         runtime = self._runtime
         if not runtime.run_id:
             runtime.workflow_id = task.workflow_execution.workflow_id
             runtime.run_id = task.workflow_execution.run_id
         self._queries = dict(task.queries) if task.queries else {}
+        self._messages = tuple(task.messages) if task.messages else ()
         self._live = False
 
     def feed(self, events: Sequence[m.HistoryEvent], *, last: bool) -> None:
@@ -174,6 +183,9 @@ class WorkflowRun:
             self._match_now()
         elif self._started is not None:
             started, self._started = self._started, None
+            if self._messages:
+                self._expected.updates += self._messages
+                self._messages = ()
             self._activate(started, replaying=False, block=())
             self._live = self._task_open = True
             if self._early_steps:
@@ -214,15 +226,17 @@ class WorkflowRun:
         self._expect()
         runtime.replaying = replaying
         segment, self._segment = self._segment, []
+        steps = self._look_ahead(block) if block else ()
         self._apply_segment(segment)
         if runtime.first_task_at_ms == 0:
             runtime.first_task_at_ms = runtime.now_ns // 1_000_000
-        steps = self._look_ahead(block) if block else ()
         if loop.ready:
             self._run()
         for event in steps:
             if runtime.error is None:
                 self._replay_step(event)
+        if replaying and runtime.updates is not None:
+            runtime.updates.rest()
         if runtime.error is not None:
             raise runtime.error
 
@@ -249,16 +263,24 @@ class WorkflowRun:
                 raise self._unknown(event)
         if expected.at < len(expected.issued):
             raise self._missing(segment)
-        if expected.signals:
-            signals, expected.signals = expected.signals, []
-            # Handlers run before the code that the segment's other events wake.
-            ready = runtime.loop.ready
-            woken = list(ready)
-            ready.clear()
-            for event in signals:
-                attrs = event.workflow_execution_signaled_event_attributes
-                runtime.handlers.signal(attrs.signal_name, attrs.input.payloads)
-            ready.extend(woken)
+        if expected.signals or expected.updates:
+            self._deliver()
+
+    def _deliver(self) -> None:
+        """Hand over the signals and updates of a segment: handlers run before the code its other events wake."""
+        runtime, expected = self._runtime, self._expected
+        signals, expected.signals = expected.signals, []
+        updates, expected.updates = expected.updates, []
+        ready = runtime.loop.ready
+        woken = list(ready)
+        ready.clear()
+        for event in signals:
+            attrs = event.workflow_execution_signaled_event_attributes
+            runtime.handlers.signal(attrs.signal_name, attrs.input.payloads)
+        if updates:
+            requests = gather_requests(updates, self._admitted, replaying=runtime.replaying)
+            runtime.need_updates().deliver(requests)
+        ready.extend(woken)
 
     def _unknown(self, event: m.HistoryEvent) -> NondeterminismError:
         return NondeterminismError(
@@ -279,6 +301,8 @@ class WorkflowRun:
                     "use workflow.wait_condition or a longer sleep"
                 )
             )
+        if self._runtime.updates is not None:
+            self._runtime.updates.close_now()
         if self._runtime.closed:
             self._runtime.keep_places()
             self._runtime.loop.close()
@@ -289,10 +313,15 @@ class WorkflowRun:
     # Markers that a replayed task left.
 
     def _look_ahead(self, block: Sequence[m.HistoryEvent]) -> Sequence[m.HistoryEvent]:
-        """Note the patches a task recorded; answer the steps that finished in it, in order."""
+        """Note the patches a task recorded, and the updates it accepted; answer the steps that finished in it."""
         steps: list[m.HistoryEvent] = []
         for event in block:
-            if event.event_type == _MARKER:
+            kind = event.event_type
+            if kind not in _LOOKED_AHEAD:
+                continue
+            if kind == _ACCEPTED:
+                self._expected.updates.append(event)
+            else:
                 attrs = event.marker_recorded_event_attributes
                 if attrs.marker_name == PATCH_MARKER:
                     self._runtime.patches_recorded.add(marker_identity(attrs)["patch"])
@@ -355,8 +384,14 @@ class WorkflowRun:
     def _completed(self, *, force_new_task: bool) -> TaskCompleted:
         runtime = self._runtime
         commands: list[bytes] = []
+        messages: Sequence[m.Message] = ()
         cancels_activities = False
         if self._live:
+            if runtime.updates is not None:
+                runtime.updates.rest()
+                messages = runtime.updates.take_messages()
+            for warning in runtime.abandoned:
+                warn(warning)
             for issued in runtime.commands:
                 if not issued.dropped:
                     assert issued.message is not None, "a live task's command has its message"
@@ -374,7 +409,15 @@ class WorkflowRun:
             force_new_task=force_new_task,
             closes=runtime.closed,
             cancels_activities=cancels_activities,
+            messages=messages,
         )
+
+    def forget_task(self) -> None:
+        """The service has discarded the task just completed: its two events are not in the history.
+
+        They were the last ones; what comes next takes their ids.
+        """
+        self.next_event_id = self._runtime.task.history_length - 1
 
     def query(self, query: m.WorkflowQuery) -> m.WorkflowQueryResult:
         """Answer a direct query (after `begin` and, for a fresh run, `feed`)."""
@@ -385,11 +428,10 @@ class WorkflowRun:
                 failure=self._failed.failure,
             )
         loop = self._runtime.loop
-        loop.read_only = True
         try:
-            return loop.call(self._guard, self._runtime.handlers.answer, query)
+            with loop.reading("a query handler"):
+                return loop.call(self._guard, self._runtime.handlers.answer, query)
         finally:
-            loop.read_only = False
             self._guard.take_violation()  # It failed the query; the workflow task has nothing to do with it.
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context, copy_context
 from datetime import timedelta
+from functools import partial
 from typing import Any, NoReturn
 from zlib import crc32
 
@@ -34,12 +35,14 @@ from perdure.replay.calls import (
 from perdure.replay.checks import LONGEST_TIMER_S, timer_seconds
 from perdure.replay.definition import Signature, WorkflowDefinition
 from perdure.replay.endings import ContinueAsNewError, fails_task, renewal_in, result_error
-from perdure.replay.frames import Site, place_of_call, place_of_wait, strip_internal_frames, suspended_at
+from perdure.replay.frames import place_of_call, strip_internal_frames
 from perdure.replay.handlers import Handlers
 from perdure.replay.info import Info, TaskInfo, info_of
 from perdure.replay.loop import ReadyHandle, WorkflowLoop
 from perdure.replay.outcome import StepCall
 from perdure.replay.ports import ActivityOptions, Converter
+from perdure.replay.unfinished import abandoned_by
+from perdure.replay.updates import Updates
 
 __all__ = ["WorkflowRuntime"]
 
@@ -65,6 +68,8 @@ class WorkflowRuntime:
         error: what makes the workflow task fail.
         kept_bytes: size of the messages held.
         conditions: what the code waits for, as (condition, future, context).
+        updates: its updates, once there are any.
+        abandoned: warnings of the handlers that the run's close has cut short.
     """
 
     def __init__(self, definition: WorkflowDefinition, *, namespace: str, converter: Converter) -> None:
@@ -73,6 +78,8 @@ class WorkflowRuntime:
         self.converter = converter
         self.loop = WorkflowLoop(self)
         self.handlers = Handlers(self)
+        self.updates: Updates | None = None
+        self.abandoned: tuple[RuntimeWarning, ...] = ()
         self.workflow_id = ""
         self.run_id = ""
         self.original_run_id = ""
@@ -119,13 +126,15 @@ class WorkflowRuntime:
         return issued
 
     def check_writable(self, what: str) -> None:
-        """Refuse what a query handler may not do.
+        """Refuse what a query handler or a validator may not do.
 
         Raises:
-            ReadOnlyContextError: a query handler asks.
+            ReadOnlyContextError: one of them asks.
         """
         if self.loop.read_only:
-            raise ReadOnlyContextError(f"a query handler may not {what}: do it in a signal handler or the run method")
+            raise ReadOnlyContextError(
+                f"{self.loop.read_only} may not {what}: do it in a signal handler or the run method"
+            )
 
     def start_activity(
         self,
@@ -271,7 +280,7 @@ class WorkflowRuntime:
         """Have the worker run a function once and record its result."""
         self.check_writable("run steps")
         self._step_count += 1
-        signature = _signature_of(fn)
+        signature = Signature.known(fn)
         if signature is not None:
             signature.check(args, f"step {name}")
         step = StepCall(
@@ -442,6 +451,8 @@ class WorkflowRuntime:
                 self.instance = definition.cls(*args) if definition.init_takes_args else definition.cls()
                 args = [self.instance, *args]
             self.handlers.install(self.instance)
+            if self.updates is not None:
+                self.updates.begin()
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -518,7 +529,19 @@ class WorkflowRuntime:
             )
         self._close(command.CONTINUE_AS_NEW, {"workflow_type": name}, message)
 
+    def need_updates(self) -> Updates:
+        """The updates of this run."""
+        if self.updates is None:
+            self.updates = Updates(self)
+        return self.updates
+
     def _close(self, kind: int, identity: dict[str, Any], message: m.Command | bytes | None) -> None:
+        if self.updates is None or not self.updates.defers(partial(self._close_now, kind, identity, message)):
+            self._close_now(kind, identity, message)
+
+    def _close_now(self, kind: int, identity: dict[str, Any], message: m.Command | bytes | None) -> None:
+        if self.handlers.active and not self.replaying:
+            self.abandoned = abandoned_by(self)
         self.issue_built(kind, identity, message).keep_function(self.definition.run)
         self.closed = True
         self.steps.clear()
@@ -573,26 +596,3 @@ class WorkflowRuntime:
             tasks = self.loop.tasks_by_wait()
             for issued in self.commands:
                 issued.keep_place(tasks)
-
-    def waiting_at(self) -> list[str]:
-        """Where each unfinished task waits in user code, innermost frame."""
-        places: list[str] = []
-        for task in self.loop.pending_tasks():
-            place = place_of_wait(task)
-            if place is not None:
-                places.append(f"{task.get_name()} waits at {Site(*place)}")
-        return places
-
-    def stack_trace(self) -> str:
-        """Every unfinished task with its frames, outermost first."""
-        return "\n\n".join(
-            "\n  ".join([f"{task.get_name()}:", *map(str, suspended_at(task.get_coro()))])
-            for task in self.loop.pending_tasks()
-        )
-
-
-def _signature_of(fn: Callable[..., Any]) -> Signature | None:
-    try:
-        return Signature(fn)
-    except ValueError:
-        return None  # Some functions written in C do not tell.

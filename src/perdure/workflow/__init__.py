@@ -20,6 +20,12 @@ from perdure.replay.calls import ActivityHandle, ChildHandle, ChildWorkflowCance
 from perdure.replay.endings import ContinueAsNewError
 from perdure.replay.info import Info, ParentInfo, RootInfo
 from perdure.replay.ports import ActivityCancellationType
+from perdure.replay.unfinished import (
+    HandlerUnfinishedPolicy,
+    UnfinishedSignalHandlersWarning,
+    UnfinishedUpdateHandlersWarning,
+)
+from perdure.replay.updates import UpdateInfo
 from perdure.workflow._activities import (
     ActivityConfig,
     execute_activity,
@@ -87,6 +93,15 @@ from perdure.workflow._handlers import (
     set_query_handler,
     set_signal_handler,
 )
+from perdure.workflow._updates import (
+    UpdateMethod,
+    current_update_info,
+    get_dynamic_update_handler,
+    get_update_handler,
+    set_dynamic_update_handler,
+    set_update_handler,
+    update,
+)
 
 ChildWorkflowHandle = ChildHandle
 """A started child workflow: a future of its result."""
@@ -100,6 +115,7 @@ __all__ = [
     "ChildWorkflowHandle",
     "ContinueAsNewError",
     "ExternalWorkflowHandle",
+    "HandlerUnfinishedPolicy",
     "Info",
     "LoggerAdapter",
     "NondeterminismError",
@@ -107,9 +123,14 @@ __all__ = [
     "ParentInfo",
     "ReadOnlyContextError",
     "RootInfo",
+    "UnfinishedSignalHandlersWarning",
+    "UnfinishedUpdateHandlersWarning",
+    "UpdateInfo",
+    "UpdateMethod",
     "all_handlers_finished",
     "cancellation_reason",
     "continue_as_new",
+    "current_update_info",
     "defn",
     "deprecate_patch",
     "execute_activity",
@@ -117,12 +138,14 @@ __all__ = [
     "execute_child_workflow",
     "get_dynamic_query_handler",
     "get_dynamic_signal_handler",
+    "get_dynamic_update_handler",
     "get_external_workflow_handle",
     "get_external_workflow_handle_for",
     "get_last_completion_result",
     "get_last_failure",
     "get_query_handler",
     "get_signal_handler",
+    "get_update_handler",
     "has_last_completion_result",
     "in_workflow",
     "info",
@@ -142,8 +165,10 @@ __all__ = [
     "search_attributes",
     "set_dynamic_query_handler",
     "set_dynamic_signal_handler",
+    "set_dynamic_update_handler",
     "set_query_handler",
     "set_signal_handler",
+    "set_update_handler",
     "signal",
     "sleep",
     "start_activity",
@@ -153,6 +178,7 @@ __all__ = [
     "time",
     "time_ns",
     "unsafe",
+    "update",
     "upsert_memo",
     "upsert_search_attributes",
     "uuid4",

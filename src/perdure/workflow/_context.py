@@ -298,7 +298,7 @@ def upsert_memo(updates: Mapping[str, Any]) -> None:
 
 
 def all_handlers_finished() -> bool:
-    """Whether no signal handler is under way: ``await workflow.wait_condition(workflow.all_handlers_finished)``."""
+    """Whether no signal or update handler is under way: ``await workflow.wait_condition(all_handlers_finished)``."""
     return context.must_be().handlers.active == 0
 
 

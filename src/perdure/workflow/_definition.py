@@ -1,10 +1,12 @@
-"""The decorators: `defn`, `run`, `init`, `signal`, `query`."""
+"""The decorators: `defn`, `run`, `init`, `signal`, `query`; `update` stands with the rest of updates."""
 
 from __future__ import annotations
 
 import inspect
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar, cast, overload
 
 from perdure.exceptions import DefinitionError
@@ -18,8 +20,11 @@ from perdure.replay.definition import (
     WorkflowDefinition,
     describe_callable,
 )
+from perdure.replay.runtime import WorkflowRuntime
+from perdure.replay.unfinished import HandlerUnfinishedPolicy
+from perdure.replay.updates import check_validator
 
-__all__ = ["defn", "init", "query", "run", "signal"]
+__all__ = ["defn", "handler_decorator", "init", "names_around", "query", "run", "signal"]
 
 _T = TypeVar("_T", bound="type[Any] | Callable[..., Coroutine[Any, Any, Any]]")
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -68,7 +73,7 @@ def defn(
         DefinitionError: what is decorated cannot be a workflow; the message says why.
     """
     del sandboxed
-    names = _names_around()
+    names = names_around()
 
     def decorate(decorated: Any) -> Any:
         if dynamic and name is not None:
@@ -110,10 +115,24 @@ def signal(fn: _F, /) -> _F: ...
 
 
 @overload
-def signal(*, name: str | None = None, dynamic: bool = False, description: str = "") -> Callable[[_F], _F]: ...
+def signal(
+    *,
+    name: str | None = None,
+    dynamic: bool = False,
+    unfinished_policy: HandlerUnfinishedPolicy = HandlerUnfinishedPolicy.WARN_AND_ABANDON,
+    description: str = "",
+) -> Callable[[_F], _F]: ...
 
 
-def signal(fn: Any = None, /, *, name: str | None = None, dynamic: bool = False, description: str = "") -> Any:
+def signal(
+    fn: Any = None,
+    /,
+    *,
+    name: str | None = None,
+    dynamic: bool = False,
+    unfinished_policy: HandlerUnfinishedPolicy = HandlerUnfinishedPolicy.WARN_AND_ABANDON,
+    description: str = "",
+) -> Any:
     """Mark a signal handler, sync or async.
 
     On a method of a workflow class it handles that workflow's signals. On a function nested in a running workflow
@@ -134,9 +153,10 @@ def signal(fn: Any = None, /, *, name: str | None = None, dynamic: bool = False,
         fn: the function, when the decorator is used without parentheses.
         name: the signal's name; the function's when None.
         dynamic: handle every signal nobody else handles; the function takes the name and a sequence of `RawValue`.
+        unfinished_policy: what happens if the workflow closes while the handler is under way.
         description: one line for people.
     """
-    return _handler("signal", fn, name, dynamic, description, _names_around())
+    return handler_decorator("signal", fn, name, dynamic, description, names_around(), unfinished_policy)
 
 
 @overload
@@ -149,12 +169,20 @@ def query(*, name: str | None = None, dynamic: bool = False, description: str = 
 
 def query(fn: Any = None, /, *, name: str | None = None, dynamic: bool = False, description: str = "") -> Any:
     """Mark a query handler: a plain function that changes nothing. Otherwise as `signal`."""
-    return _handler("query", fn, name, dynamic, description, _names_around())
+    return handler_decorator("query", fn, name, dynamic, description, names_around())
 
 
-def _handler(
-    kind: str, fn: Any, name: str | None, dynamic: bool, description: str, names: Mapping[str, Any] | None
+def handler_decorator(
+    kind: str,
+    fn: Any,
+    name: str | None,
+    dynamic: bool,
+    description: str,
+    names: Mapping[str, Any] | None,
+    unfinished_policy: HandlerUnfinishedPolicy = HandlerUnfinishedPolicy.WARN_AND_ABANDON,
 ) -> Any:
+    """The decorator of a kind of handler, applied to `fn` unless that is None; `names` are those it stands among."""
+
     def decorate(decorated: Any) -> Any:
         what = f"@workflow.{kind} on {describe_callable(decorated)}"
         if dynamic and name is not None:
@@ -164,27 +192,64 @@ def _handler(
         own_name = None if dynamic else name or decorated.__name__
         runtime = context.current()
         if runtime is not None and "<locals>" in decorated.__qualname__ and not _takes_self(decorated):
-            setter = runtime.handlers.set_signal if kind == "signal" else runtime.handlers.set_query
-            setter(own_name, decorated)
-            return decorated
+            return _set_at_once(runtime, kind, own_name, decorated)
         signature = Signature(decorated, skip=1, names=names)
         if dynamic and (signature.minimum, signature.maximum) != (2, 2):
             raise DefinitionError(f"{what}: a dynamic handler takes the name and a sequence of RawValue")
         signature.resolve_early()
         definition = HandlerDefinition(
-            kind=kind, name=own_name, fn=decorated, signature=signature, description=description
+            kind=kind,
+            name=own_name,
+            fn=decorated,
+            signature=signature,
+            description=description,
+            unfinished_policy=unfinished_policy,
         )
         setattr(decorated, HANDLER_ATTRIBUTE, definition)
+        if kind == "update":
+            decorated.validator = partial(_set_validator, decorated, definition)
         return decorated
 
     return decorate if fn is None else decorate(fn)
+
+
+def _set_at_once(runtime: WorkflowRuntime, kind: str, name: str | None, decorated: Any) -> Any:
+    """A handler decorated by a running workflow function."""
+    runtime.check_writable(f"set {kind} handlers")
+    if kind == "signal":
+        runtime.handlers.set_signal(name, decorated)
+    elif kind == "query":
+        runtime.handlers.set_query(name, decorated)
+    else:
+        updates = runtime.need_updates()
+        updates.set(name, decorated)
+
+        def validator(fn: Any) -> Any:
+            updates.set_validator(name, fn)
+            return fn
+
+        decorated.validator = validator
+    return decorated
+
+
+def _set_validator(decorated: Any, definition: HandlerDefinition, validator: Any) -> Any:
+    check_validator(validator)
+    own = Signature(validator, skip=1)
+    wanted = (definition.signature.minimum, definition.signature.maximum)
+    if (own.minimum, own.maximum) != wanted:
+        raise DefinitionError(
+            f"{describe_callable(validator)} validates the update {definition.name or 'of any name'}, so it takes the "
+            "parameters of its handler"
+        )
+    setattr(decorated, HANDLER_ATTRIBUTE, replace(definition, validator=validator))
+    return validator
 
 
 def _takes_self(fn: Any) -> bool:
     return next(iter(inspect.signature(fn).parameters), "") == "self"
 
 
-def _names_around() -> Mapping[str, Any] | None:
+def names_around() -> Mapping[str, Any] | None:
     """Names visible where the decorator stands, if that is inside a function or class."""
     frame = sys._getframe(2)
     if frame.f_locals is frame.f_globals:
@@ -213,7 +278,7 @@ def _of_class(
     cls: type[Any], name: str | None, failure_types: tuple[type[BaseException], ...], names: Mapping[str, Any] | None
 ) -> WorkflowDefinition:
     run_fn: Any = None
-    handlers: dict[str, dict[str | None, HandlerDefinition]] = {"signal": {}, "query": {}}
+    handlers: dict[str, dict[str | None, HandlerDefinition]] = {"signal": {}, "query": {}, "update": {}}
     for attribute, member in inspect.getmembers(cls):
         if getattr(member, _RUN, False):
             run_fn = _the_run_method(cls, run_fn, member)
@@ -244,6 +309,7 @@ def _of_class(
         init_takes_args=takes_args,
         signals=handlers["signal"],
         queries=handlers["query"],
+        updates=handlers["update"],
         failure_exception_types=failure_types,
     )
 
