@@ -298,6 +298,8 @@ class WorkflowTaskWorker:
         if outcome.query_results:
             for query_id, result in outcome.query_results.items():
                 request.query_results[query_id].CopyFrom(result)
+        if outcome.messages:
+            request.messages.extend(outcome.messages)
         if outcome.force_new_task:
             request.force_create_new_workflow_task = True
         return request
@@ -310,6 +312,8 @@ class WorkflowTaskWorker:
             # Refused: the run in memory has gone on where the recorded one has not.
             self.cache.drop(entry)
         else:
+            if response.reset_history_event_id:
+                entry.run.forget_task()
             self.cache.measure(entry)
         if outcome.closes or outcome.cancels_activities:
             self._poke_activities(entry.run_id)
