@@ -17,6 +17,7 @@ from temporalio.api.failure.v1 import *
 from temporalio.api.filter.v1 import *
 from temporalio.api.history.v1 import *
 from temporalio.api.namespace.v1 import *
+from temporalio.api.operatorservice.v1 import *
 from temporalio.api.protocol.v1 import *
 from temporalio.api.query.v1 import *
 from temporalio.api.sdk.v1 import *

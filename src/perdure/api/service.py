@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from temporalio.api.operatorservice import v1 as operator
 from temporalio.api.workflowservice import v1 as ws
 
 __all__ = ["WorkflowService"]
@@ -27,6 +28,24 @@ class WorkflowService(Protocol):
     async def describe_namespace(self, request: ws.DescribeNamespaceRequest) -> ws.DescribeNamespaceResponse: ...
 
     async def list_namespaces(self, request: ws.ListNamespacesRequest) -> ws.ListNamespacesResponse: ...
+
+    async def update_namespace(self, request: ws.UpdateNamespaceRequest) -> ws.UpdateNamespaceResponse: ...
+
+    async def deprecate_namespace(self, request: ws.DeprecateNamespaceRequest) -> ws.DeprecateNamespaceResponse: ...
+
+    async def add_search_attributes(
+        self, request: operator.AddSearchAttributesRequest
+    ) -> operator.AddSearchAttributesResponse: ...
+
+    async def remove_search_attributes(
+        self, request: operator.RemoveSearchAttributesRequest
+    ) -> operator.RemoveSearchAttributesResponse: ...
+
+    async def list_search_attributes(
+        self, request: operator.ListSearchAttributesRequest
+    ) -> operator.ListSearchAttributesResponse: ...
+
+    async def get_search_attributes(self, request: ws.GetSearchAttributesRequest) -> ws.GetSearchAttributesResponse: ...
 
     async def start_workflow_execution(
         self, request: ws.StartWorkflowExecutionRequest
@@ -81,6 +100,18 @@ class WorkflowService(Protocol):
     async def count_workflow_executions(
         self, request: ws.CountWorkflowExecutionsRequest
     ) -> ws.CountWorkflowExecutionsResponse: ...
+
+    async def list_open_workflow_executions(
+        self, request: ws.ListOpenWorkflowExecutionsRequest
+    ) -> ws.ListOpenWorkflowExecutionsResponse: ...
+
+    async def list_closed_workflow_executions(
+        self, request: ws.ListClosedWorkflowExecutionsRequest
+    ) -> ws.ListClosedWorkflowExecutionsResponse: ...
+
+    async def scan_workflow_executions(
+        self, request: ws.ScanWorkflowExecutionsRequest
+    ) -> ws.ScanWorkflowExecutionsResponse: ...
 
     async def poll_workflow_task_queue(
         self, request: ws.PollWorkflowTaskQueueRequest, *, timeout_s: float | None = None

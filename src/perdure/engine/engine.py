@@ -144,10 +144,7 @@ class Engine:
             id_length=self.config.limits.id_length,
             default_retention_ms=self.config.limits.default_retention_ms,
         )
-        group = shard.committer.group
-        group.namespaces.append((namespace.name, namespace.description.SerializeToString()))
-        shard.committer.touch()
-        return group.durable()
+        return shard.write_namespace(namespace)
 
     async def stop(self) -> None:
         """Finish the commit in flight, answer every poll empty, close the store. Harmless twice, or before start."""

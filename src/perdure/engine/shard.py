@@ -194,6 +194,8 @@ class Shard:
             slot.pending += transition.frames
             if transition.visibility:
                 slot.visibility = True
+            if transition.closed:
+                self._retain(slot)
             if transition.activities:
                 group.activities.append((slot, transition.activities))
             if transition.messages:
@@ -208,6 +210,13 @@ class Shard:
         if slot.queries:
             self.settle_queries(slot)
         return group
+
+    def _retain(self, slot: Slot) -> None:
+        """A run has closed: it stays as long as its namespace says now."""
+        state = slot.run.state
+        namespace = self.namespaces.by_name.get(state.namespace)
+        if namespace is not None:
+            state.retain_until_ms = state.close_ms + namespace.retention_ms
 
     def durable(self, slot: Slot) -> CommitFuture | None:
         """What to await so that everything the run has decided is durable; None when it is."""
@@ -247,6 +256,13 @@ class Shard:
     def _start_next(self, slot: Slot, following: NextRun) -> None:
         namespace = self.namespaces.get(slot.run.state.namespace)
         self.create(namespace, following.request, lineage=following.lineage, run_id=following.run_id)
+
+    def write_namespace(self, namespace: Namespace) -> CommitFuture:
+        """Keep a namespace that is new or has changed; await the answer for that to be durable."""
+        group = self.committer.group
+        group.namespaces.append(namespace.row())
+        self.committer.touch()
+        return group.durable()
 
     def number(self) -> int:
         """A fresh number for a hand-out or a query."""
@@ -523,6 +539,8 @@ class Shard:
                 self.outbox.add(slot, messages)
         if group.erased:
             self.cache.erasing.difference_update(group.erased)
+        if group.namespaces:
+            self.namespaces.written(group.namespaces)
         cool = self.cache.cool
         for slot in group.slots:
             if not slot.held:
@@ -535,8 +553,7 @@ class Shard:
             for slot in group.slots:
                 if not slot.gone:
                     self._lose(slot, error)
-            for row in group.namespaces:
-                self.namespaces.by_name.pop(row[0], None)
+            self.namespaces.restore(row[0] for row in group.namespaces)
             self.cache.erasing.difference_update(group.erased)
             self.recovery.later(group.erased)
         self.recovery.later(())

@@ -42,6 +42,14 @@ class Limits:
     """Events that may wait for a handed-out workflow task; at one more the task is failed."""
     default_task_timeout_ms: int = 10_000
     default_retention_ms: int = 3 * 24 * 3600 * 1000
+    search_attributes_per_type: int = 100
+    """Custom search attributes of one type that a namespace may register."""
+    search_attributes: int = 100
+    """That one request may set."""
+    search_attribute_bytes: int = 2 * 1024
+    """Of one value."""
+    search_attributes_bytes: int = 40 * 1024
+    """Of all that one request sets."""
 
 
 DEFAULT_LIMITS = Limits()

@@ -11,6 +11,7 @@ from perdure.engine.service.activities import ActivityTopic
 from perdure.engine.service.histories import HistoryTopic
 from perdure.engine.service.namespaces import NamespaceTopic
 from perdure.engine.service.queries import QueryTopic
+from perdure.engine.service.search_attributes import SearchAttributeTopic
 from perdure.engine.service.updates import UpdateTopic
 from perdure.engine.service.visibility import VisibilityTopic
 from perdure.engine.service.workflow_tasks import WorkflowTaskTopic
@@ -26,6 +27,7 @@ class EngineService(
     UpdateTopic,
     HistoryTopic,
     VisibilityTopic,
+    SearchAttributeTopic,
     WorkflowTaskTopic,
     ActivityTopic,
 ):

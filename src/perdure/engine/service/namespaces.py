@@ -11,6 +11,11 @@ from perdure.engine.service.base import ServiceTopic
 __all__ = ["NamespaceTopic"]
 
 _PAGE = 1000
+_CAPABILITIES = {
+    "sync_update": "update_workflow_execution",
+    "async_update": "poll_workflow_execution_update",
+}
+"""What a namespace can do because a method is served, by the capability's name."""
 _CLUSTER = "perdure"
 _VERSION = version("perdure")
 
@@ -59,21 +64,45 @@ class NamespaceTopic(ServiceTopic):
         return self._describe(self.namespaces.get(request.namespace))
 
     async def list_namespaces(self, request: m.ListNamespacesRequest) -> m.ListNamespacesResponse:
-        """In order of name."""
+        """In order of name. Raises RpcError INVALID_ARGUMENT, the page token is not one."""
         self.engine.check_running()
         after = self.tokens.open_names_page(request.next_page_token) if request.next_page_token else ""
         limit = min(request.page_size, _PAGE) if request.page_size > 0 else _PAGE
-        found = self.namespaces.after(after, limit + 1)
+        found = self.namespaces.after(after, limit + 1, deleted=request.namespace_filter.include_deleted)
         response = m.ListNamespacesResponse(namespaces=[self._describe(each) for each in found[:limit]])
         if len(found) > limit:
             response.next_page_token = self.tokens.names_page(found[limit - 1].name)
         return response
 
+    async def update_namespace(self, request: m.UpdateNamespaceRequest) -> m.UpdateNamespaceResponse:
+        """Raises RpcError NOT_FOUND, INVALID_ARGUMENT."""
+        self.engine.check_running()
+        namespace = self.namespaces.update(request)
+        await self.shard.write_namespace(namespace)
+        described = self._describe(namespace)
+        return m.UpdateNamespaceResponse(
+            namespace_info=described.namespace_info,
+            config=described.config,
+            replication_config=described.replication_config,
+        )
+
+    async def deprecate_namespace(self, request: m.DeprecateNamespaceRequest) -> m.DeprecateNamespaceResponse:
+        """No workflow starts in it any more; those that run go on. Raises RpcError NOT_FOUND."""
+        self.engine.check_running()
+        deprecated = m.NamespaceState.NAMESPACE_STATE_DEPRECATED
+        await self.shard.write_namespace(self.namespaces.set_state(request.namespace, deprecated))
+        return m.DeprecateNamespaceResponse()
+
     def _describe(self, namespace: Namespace) -> m.DescribeNamespaceResponse:
         described = m.DescribeNamespaceResponse()
         described.CopyFrom(namespace.description)
-        described.namespace_info.capabilities.eager_workflow_start = True
-        described.namespace_info.capabilities.worker_poll_complete_on_shutdown = True
+        if not described.replication_config.clusters:
+            described.replication_config.clusters.add(cluster_name=described.replication_config.active_cluster_name)
+        capabilities = described.namespace_info.capabilities
+        capabilities.eager_workflow_start = True
+        capabilities.worker_poll_complete_on_shutdown = True
+        for capability, method in _CAPABILITIES.items():
+            setattr(capabilities, capability, hasattr(self, method))
         limits = described.namespace_info.limits
         limits.blob_size_limit_error = self.limits.blob_bytes
         limits.memo_size_limit_error = self.limits.memo_bytes

@@ -13,6 +13,7 @@ from perdure.engine.service import EngineService
 
 __all__ = ["UNSERVED", "is_served", "refusal"]
 
+_ARCHIVAL = "archival is not supported; keep closed workflows longer with the namespace's retention period"
 _BUILD_IDS = "versioning by build id sets is not supported; use workflow.patched in the code"
 _CLUSTERS = "there is one cluster and no replication; run one server for all namespaces"
 _DEPLOYMENTS = "worker deployments are not supported; use workflow.patched in the code"
@@ -24,15 +25,9 @@ _WORKERS = "workers are not tracked; describe the task queue to see its pollers"
 _NOT_YET = "it is not supported yet"
 
 UNSERVED: dict[str, str] = {
-    "update_namespace": _NOT_YET,
-    "deprecate_namespace": _NOT_YET,
     "reset_workflow_execution": _NOT_YET,
     "delete_workflow_execution": _NOT_YET,
-    "list_open_workflow_executions": _NOT_YET,
-    "list_closed_workflow_executions": _NOT_YET,
-    "list_archived_workflow_executions": _NOT_YET,
-    "scan_workflow_executions": _NOT_YET,
-    "get_search_attributes": _NOT_YET,
+    "list_archived_workflow_executions": _ARCHIVAL,
     "describe_task_queue": _NOT_YET,
     "list_task_queue_partitions": _NOT_YET,
     "create_schedule": _SCHEDULES,
@@ -113,9 +108,6 @@ UNSERVED: dict[str, str] = {
     "terminate_nexus_operation_execution": _NEXUS,
     "delete_nexus_operation_execution": _NEXUS,
     "poll_workflow_execution_time_skipping": _NOT_YET,
-    "add_search_attributes": _NOT_YET,
-    "remove_search_attributes": _NOT_YET,
-    "list_search_attributes": _NOT_YET,
     "delete_namespace": _NOT_YET,
     "add_or_update_remote_cluster": _CLUSTERS,
     "remove_remote_cluster": _CLUSTERS,

@@ -33,7 +33,7 @@ class WorkflowTopic(ServiceTopic):
         _refuse_cron(request.cron_schedule)
         wants_task = request.request_eager_execution
         started = await start_workflow(
-            self.shard, self.namespaces.get(request.namespace), request, offer=not wants_task
+            self.shard, self.namespaces.to_start_in(request.namespace), request, offer=not wants_task
         )
         first_task = self.eager.first_task(started, request.identity) if wants_task else None
         try:
@@ -75,7 +75,7 @@ class WorkflowTopic(ServiceTopic):
         if request.HasField("header"):
             signal.header.CopyFrom(request.header)
         start = _start_request(request)
-        started = await start_workflow(self.shard, self.namespaces.get(request.namespace), start, signal=signal)
+        started = await start_workflow(self.shard, self.namespaces.to_start_in(request.namespace), start, signal=signal)
         await self._wait_started(started)
         state = started.slot.run.state
         return m.SignalWithStartWorkflowExecutionResponse(run_id=state.run_id, started=started.is_new)
