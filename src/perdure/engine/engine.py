@@ -159,6 +159,11 @@ class Engine:
             await self._store.close()
         self._settled()
 
+    def release_polls(self) -> None:
+        """Answer those who wait, for a server that stops: long polls empty, queries with UNAVAILABLE."""
+        if not self.stopping:
+            self.shard.release_polls(RpcError(StatusCode.UNAVAILABLE, "the server is stopping; ask again"))
+
     def _fail(self, error: RpcError) -> None:
         if self._failure is None:
             self._failure = error

@@ -138,10 +138,19 @@ class Shard:
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.committer.stop()
         self.matching.close()
+        self._fail_queries(EngineStoppedError())
+        self.waiters.close()
+
+    def release_polls(self, error: RpcError) -> None:
+        """Answer every long poll empty, as if its time were up, and every query with `error`."""
+        self.matching.close()
+        self.waiters.release()
+        self._fail_queries(error)
+
+    def _fail_queries(self, error: RpcError) -> None:
         for slot in list(self.cache.loaded.values()):
             if slot.queries:
-                slot.queries.fail_all(EngineStoppedError())
-        self.waiters.close()
+                slot.queries.fail_all(error)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something in the background; a refusal (RpcError) ends it quietly, a defect stops the engine."""

@@ -82,6 +82,12 @@ class Waiters:
                 if not waiter.done():
                     waiter.set_result(True)
 
+    def release(self) -> None:
+        """End every wait as if its time were up."""
+        for end_s in list(self._ending):
+            self._ending[end_s][1].cancel()
+            self._end(end_s)
+
     def close(self) -> None:
         """Nothing will come any more: wake everyone."""
         for run_key in [*self.for_events, *self.for_end]:

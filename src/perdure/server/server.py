@@ -1,16 +1,19 @@
 """A gRPC server over an engine.
 
-`start` listens and answers, `stop` lets what is in flight end. The engine belongs to the caller: it is started before
-the server and stopped after it. Long polls end when the server stops: they are cancelled, and a cancelled poll never
-takes a task with it.
+`start` listens and answers; `stop` takes no more calls, answers long polls empty and lets the rest end, which takes as
+long as a commit. The engine belongs to the caller: it is started before the server and stopped after it.
 """
 
 from __future__ import annotations
 
+import grpc
 import grpc.aio
 
 from perdure.engine import Engine
-from perdure.server.handlers import Handlers
+from perdure.server.handlers import Handler, Handlers
+from perdure.server.health import Health
+from perdure.server.keys import ApiKeys
+from perdure.server.listening import Tls, check_reachable
 
 __all__ = ["Server"]
 
@@ -37,48 +40,96 @@ class Server:
     Args:
         engine: started by the caller, and stopped by him after the server.
         address: ``host:port`` (port 0 = any free one) or ``unix:path``.
+        tls: certificate and key; None for plain text.
+        keys: who may call; None for anyone who reaches the address.
+        others: handlers of further services, by path; with keys, they need one.
+        allow_unauthenticated: listen at an address that strangers can reach, although nobody is asked who he is.
 
     Attributes:
         address: where it listens, once started, with the port it got.
         port: that port; 0 for a Unix socket.
     """
 
-    def __init__(self, engine: Engine, *, address: str = "127.0.0.1:7233") -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        address: str = "127.0.0.1:7233",
+        tls: Tls | None = None,
+        keys: ApiKeys | None = None,
+        others: dict[str, Handler] | None = None,
+        allow_unauthenticated: bool = False,
+    ) -> None:
         self.engine = engine
         self.address = address
         self.port = 0
+        self._tls = tls
+        self._keys = keys
+        self._others = others or {}
+        self._allow_unauthenticated = allow_unauthenticated
         self._server: grpc.aio.Server | None = None
+        self._handlers: Handlers | None = None
+        self._health: Health | None = None
 
     async def start(self) -> None:
         """Listen. Harmless twice.
 
         Raises:
+            InsecureAddressError: strangers could reach the address, and nobody is asked who he is.
             OSError: the address is in use or can't be bound.
             RpcError: UNAVAILABLE, the engine does not run.
+            ValueError: the address has no known form.
         """
         if self._server is not None:
             return
+        has_mtls = self._tls is not None and self._tls.client_authority is not None
+        authenticated = self._keys is not None or has_mtls or self._allow_unauthenticated
+        check_reachable(self.address, authenticated=authenticated)
+        health = Health()
+        probes = health.handlers()
+        handlers = Handlers(
+            self.engine.service(in_process=False),
+            others=self._others | probes,
+            public=frozenset(probes),
+            keys=self._keys,
+        )
         server = grpc.aio.server(options=_OPTIONS)
-        server.add_generic_rpc_handlers((Handlers(self.engine.service(in_process=False)),))
-        try:
-            port = server.add_insecure_port(self.address)
-        except RuntimeError as error:
-            raise OSError(f"can't listen at {self.address}: is another server there? ({error})") from error
+        server.add_generic_rpc_handlers((handlers,))
+        port = self._listen(server)
         await server.start()
-        self._server = server
+        self._server, self._handlers, self._health = server, handlers, health
         if not self.address.startswith("unix:"):
             self.port = port
             self.address = f"{self.address.rpartition(':')[0]}:{port}"
 
+    def _listen(self, server: grpc.aio.Server) -> int:
+        try:
+            if self._tls is None:
+                return server.add_insecure_port(self.address)
+            return server.add_secure_port(self.address, self._tls.credentials())
+        except RuntimeError as error:
+            raise OSError(f"can't listen at {self.address}: another server may be there already") from error
+
+    def change_keys(self, keys: ApiKeys) -> None:
+        """Accept these API keys from now on; calls in flight go on. Only for a server that began with keys."""
+        self._keys = keys
+        if self._handlers is not None:
+            self._handlers.change_keys(keys)
+
     async def stop(self, grace_s: float = GRACE_S) -> None:
-        """Take no more calls, and let those in flight end. Harmless twice, or before start.
+        """Take no more calls, answer long polls empty, and let the others end. Harmless twice, or before start.
 
         Args:
             grace_s: seconds after which the calls still in flight are cancelled.
         """
         server, self._server = self._server, None
-        if server is not None:
-            await server.stop(grace_s)
+        if server is None:
+            return
+        assert self._handlers is not None and self._health is not None, "a started server has both"
+        self._handlers.stopping = True
+        self._health.stop()
+        self.engine.release_polls()
+        await server.stop(grace_s)
 
     async def __aenter__(self) -> Server:
         await self.start()
