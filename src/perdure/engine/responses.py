@@ -26,7 +26,9 @@ def run_in_task_response(state: RunState) -> bytes:
 
 def run_in_activity_response(state: RunState) -> bytes:
     """What is the same in each activity task of a run: namespace, execution, type."""
-    return text(b"\x12", state.namespace) + _run(state, b"\x22", b"\x1a")
+    head = text(b"\x12", state.namespace) + _run(state, b"\x22", b"\x1a")
+    # Before what the activity says for itself: parsing merges the two, and what comes last holds.
+    return head + b"\x9a\x01" + sized(state.priority) if state.priority else head
 
 
 def task_response(

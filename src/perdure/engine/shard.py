@@ -309,9 +309,12 @@ class Shard:
                 queue.offer_sticky(WorkflowTask(slot.key, state.task_scheduled_event_id, now_ms + timeout_ms))
                 return
             history.expire_sticky(run, now_ms=now_ms)
-        matching.workflow_queue(state.namespace, state.task_queue).offer(
-            WorkflowTask(slot.key, state.task_scheduled_event_id)
-        )
+        queue = matching.workflow_queue(state.namespace, state.task_queue)
+        task = WorkflowTask(slot.key, state.task_scheduled_event_id)
+        if state.priority:
+            queue.offer_ranked(task, history.rank_of(state.priority))
+        else:
+            queue.offer(task)
 
     def offer_query(self, slot: Slot, task: QueryTask) -> None:
         """Bring a direct query to the run's queue."""
@@ -362,7 +365,11 @@ class Shard:
             item = items.get(event_id)
             if isinstance(item, history.ActivityItem):
                 queue = self.matching.activity_queue(state.namespace, item.task_queue)
-                queue.offer(ActivityTask(slot.key, event_id, item.attempt))
+                task = ActivityTask(slot.key, event_id, item.attempt)
+                if state.priority or item.priority:
+                    queue.offer_ranked(task, history.rank_of(state.priority + item.priority))
+                else:
+                    queue.offer(task)
 
     def revive(self, slot: Slot) -> None:
         """Bring everything the run has to hand out or deliver on its way."""

@@ -28,6 +28,7 @@ from perdure.engine.history.evolve import fold, folded_view
 from perdure.engine.history.external import message_delivered
 from perdure.engine.history.holding import activity_left, hold_activity, release_activity
 from perdure.engine.history.lifecycle import request_cancel, signal, start_run, terminate
+from perdure.engine.history.priorities import rank_of
 from perdure.engine.history.state import (
     ActivityItem,
     ActivityLive,
@@ -104,6 +105,7 @@ __all__ = [
     "hot",
     "message_delivered",
     "next_deadline_ms",
+    "rank_of",
     "release_activity",
     "release_workflow_task",
     "request_cancel",

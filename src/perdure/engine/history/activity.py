@@ -246,6 +246,7 @@ def _retry(transition: Transition, item: ActivityItem, failure: m.Failure, ident
     item.last_started_at_ms = held.started_at_ms if held is not None else item.last_started_at_ms
     item.last_worker_identity = held.identity if held is not None else identity
     item.last_failure = failure.SerializeToString()
+    item.last_ended_at_ms = now_ms
     item.attempt += 1
     item.attempt_scheduled_at_ms = now_ms + delay_ms
     item.held = False

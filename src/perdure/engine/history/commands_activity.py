@@ -91,6 +91,7 @@ def schedule_activity(
         0,
         now_ms,
     )
+    item.priority = agreed.priority
     pending.add_activity(run, item)
     run.live.scheduled[event_id] = asked.task()
     transition.activities.append(event_id)

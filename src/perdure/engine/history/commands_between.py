@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perdure.api import messages as m
-from perdure.engine.history import events_between, external, pending
+from perdure.engine.history import events_between, external, pending, priorities
 from perdure.engine.history.planning import (
     BadCommand,
     Plan,
@@ -36,6 +36,9 @@ def check_start_child(plan: Plan, attributes: m.StartChildWorkflowExecutionComma
     check_span(attributes.workflow_task_timeout, "WorkflowTaskTimeout", _BAD_CHILD)
     if attributes.cron_schedule:
         raise BadCommand(_BAD_CHILD, "CronSchedule is not supported.")
+    refused = priorities.refusal(attributes.priority)
+    if refused is not None:
+        raise BadCommand(_BAD_CHILD, f"{refused}.")
     if attributes.HasField("retry_policy"):
         check_policy(attributes.retry_policy, _BAD_CHILD)
     for name in ("input", "header", "memo", "search_attributes"):
@@ -100,6 +103,8 @@ def child_request(
     for name in ("input", "retry_policy", "header", "memo", "search_attributes", "priority", "versioning_override"):
         if attributes.HasField(name):
             getattr(request, name).CopyFrom(getattr(attributes, name))
+    if state.priority:
+        request.priority.ParseFromString(state.priority + request.priority.SerializeToString())
     if command.HasField("user_metadata"):
         request.user_metadata.CopyFrom(command.user_metadata)
     return request

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from perdure.api import messages as m
 from perdure.api.durations import set_duration_ms, set_timestamp_ms
+from perdure.engine.history import retrying
 from perdure.engine.history.state import ActivityItem, ChildItem, Run
 
 _STATE = m.PendingActivityState
@@ -176,15 +177,26 @@ def _describe_activity(info: m.PendingActivityInfo, run: Run, item: ActivityItem
         set_timestamp_ms(info.expiration_time, item.scheduled_at_ms + item.schedule_to_close_ms)
     if item.last_failure:
         info.last_failure.MergeFromString(item.last_failure)
+    if item.last_ended_at_ms:
+        set_timestamp_ms(info.last_attempt_complete_time, item.last_ended_at_ms)
     if item.next_attempt_at_ms > now_ms:
         set_timestamp_ms(info.next_attempt_schedule_time, item.next_attempt_at_ms)
-        set_duration_ms(info.current_retry_interval, item.next_attempt_at_ms - now_ms)
+        set_duration_ms(info.current_retry_interval, item.next_attempt_at_ms - (item.last_ended_at_ms or now_ms))
+    _describe_options(info, run, item)
+
+
+def _describe_options(info: m.PendingActivityInfo, run: Run, item: ActivityItem) -> None:
     options = info.activity_options
     options.task_queue.name = item.task_queue
     set_duration_ms(options.schedule_to_close_timeout, item.schedule_to_close_ms)
     set_duration_ms(options.schedule_to_start_timeout, item.schedule_to_start_ms)
     set_duration_ms(options.start_to_close_timeout, item.start_to_close_ms)
     set_duration_ms(options.heartbeat_timeout, item.heartbeat_ms)
+    if item.retry is not None:
+        retrying.fill_policy(options.retry_policy, item.retry)
+    if run.state.priority or item.priority:
+        info.priority.ParseFromString(run.state.priority + item.priority)
+        options.priority.CopyFrom(info.priority)
 
 
 def _describe_task(response: m.DescribeWorkflowExecutionResponse, run: Run) -> None:

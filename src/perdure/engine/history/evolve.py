@@ -165,6 +165,7 @@ def activity_item(event_id: int, at_ms: int, attributes: m.ActivityTaskScheduled
         heartbeat_ms=duration_ms(attributes.heartbeat_timeout),
         retry=retrying.policy_of(attributes.retry_policy).retry,
         attempt_scheduled_at_ms=at_ms,
+        priority=attributes.priority.SerializeToString(),
     )
 
 
@@ -436,5 +437,6 @@ def _folded_item(item: Item) -> object:
             item.heartbeat_ms,
             item.retry,
             item.cancel_requested_event_id,
+            item.priority,
         )
     return structs.asdict(item)

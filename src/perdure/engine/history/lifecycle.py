@@ -13,7 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.api.durations import duration_ms, set_duration_ms, set_timestamp_ms
-from perdure.engine.history import beginning, closing, events, evolve, frames, retrying, workflow_task
+from perdure.engine.history import beginning, closing, events, evolve, frames, priorities, retrying, workflow_task
 from perdure.engine.history.recording import append, append_frame, arrival_id, arrive
 from perdure.engine.history.state import Run
 from perdure.engine.history.transition import DEFAULT_LIMITS, NO_LINEAGE, Limits, Lineage, Transition
@@ -74,6 +74,9 @@ def check_start(request: m.StartWorkflowExecutionRequest, limits: Limits) -> Non
             retrying.policy_of(request.retry_policy)
         except ValueError as error:
             raise invalid(str(error)) from None
+    refused = priorities.refusal(request.priority)
+    if refused is not None:
+        raise invalid(refused)
     _check_size(request.input.ByteSize(), limits.blob_bytes, "Input")
     _check_size(request.memo.ByteSize(), limits.memo_bytes, "Memo")
     _check_size(request.header.ByteSize(), limits.blob_bytes, "Header")

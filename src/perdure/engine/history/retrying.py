@@ -99,6 +99,15 @@ def _policy_of_bytes(data: bytes) -> Policy:
     return Policy(retry, message, message.SerializeToString())
 
 
+def fill_policy(message: m.RetryPolicy, retry: Retry) -> None:
+    """The policy as a message."""
+    set_duration_ms(message.initial_interval, retry.initial_ms)
+    message.backoff_coefficient = retry.coefficient
+    set_duration_ms(message.maximum_interval, retry.maximum_ms)
+    message.maximum_attempts = retry.max_attempts
+    message.non_retryable_error_types.extend(retry.non_retryable)
+
+
 def is_retryable(failure: m.Failure, non_retryable: tuple[str, ...]) -> bool:
     """Whether another attempt could help at all."""
     kind = failure.WhichOneof("failure_info")

@@ -76,6 +76,10 @@ class ActivityItem(Struct, array_like=True, tag="a"):
     """A restart must not hand it out again; its deadlines run from last_started_at_ms (see `holding`)."""
     silent_from_ms: int = 0
     """A held attempt's heartbeat timeout counts from here at the earliest: before, nobody was there to hear one."""
+    priority: bytes = b""
+    """A serialized Priority: what it sets itself; the rest is the workflow's."""
+    last_ended_at_ms: int = 0
+    """When the attempt before ended."""
 
 
 class TimerItem(Struct, array_like=True, tag="t"):

@@ -20,7 +20,7 @@ from msgspec import Struct
 from perdure.api import messages as m
 from perdure.api.durations import set_duration_ms
 from perdure.api.wire import content, varint
-from perdure.engine.history import retrying
+from perdure.engine.history import priorities, retrying
 from perdure.engine.history.state import Retry
 
 _TERMS_KEPT: Final = 1024
@@ -53,6 +53,8 @@ class Terms(Struct, frozen=True):
     """Fields of ``PollActivityTaskQueueResponse``."""
     eager: bool
     """The worker asks to have it at once."""
+    priority: bytes
+    """A serialized ``Priority``, or nothing."""
 
 
 class Asked(Struct, frozen=True):
@@ -116,6 +118,9 @@ def _terms(data: bytes, task_queue: str, run_timeout_ms: int) -> Terms:
         policy = retrying.policy_of(command.retry_policy) if command.HasField("retry_policy") else retrying.DEFAULT
     except ValueError as error:
         raise BadTerms(str(error)) from None
+    refused = priorities.refusal(command.priority)
+    if refused is not None:
+        raise BadTerms(f"{refused}.")
     given = (
         _span_ms(command.schedule_to_close_timeout, "ScheduleToCloseTimeout"),
         _span_ms(command.schedule_to_start_timeout, "ScheduleToStartTimeout"),
@@ -143,6 +148,7 @@ def _terms(data: bytes, task_queue: str, run_timeout_ms: int) -> Terms:
         event.SerializeToString(),
         task_of(event),
         command.request_eager_execution,
+        command.priority.SerializeToString(),
     )
 
 

@@ -1,8 +1,9 @@
 """Task queues: where tasks and pollers meet.
 
-A task goes to the poller that has waited longest, or waits in its queue's backlog in order of arrival. A backlog
-entry is a small tuple naming the task, not the task: whoever takes it checks against the run whether it still
-stands, so stale entries are harmless and no entry ever has to be removed.
+A task goes to the poller that has waited longest, or waits in its queue's backlog in order of arrival, or of rank
+while tasks wait that have one (see `ranks`). A backlog entry is a small tuple naming the task, not the task: whoever
+takes it checks against the run whether it still stands, so stale entries are harmless and no entry ever has to be
+removed.
 
 What is kept: a task is in a backlog, or in the future of one poller, or in the hands of the code that took it. A
 poll that is cancelled after a task was put into its future puts the task back at the head of its queue.
@@ -20,6 +21,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+
+from perdure.engine.history.priorities import Rank
+from perdure.engine.matching.ranks import RankedBacklog
+from perdure.engine.matching.watch import QueueWatch
 
 if TYPE_CHECKING:
     from perdure.engine.clock import Clock, Handle
@@ -72,13 +77,27 @@ class Poller:
 class TaskQueue:
     """One queue: backlog and waiting polls, never both non-empty for long."""
 
-    __slots__ = ("_alarm", "_alarm_s", "_matching", "_sticky_alarm", "backlog", "last_poll_ms", "name", "pollers")
+    __slots__ = (
+        "_alarm",
+        "_alarm_s",
+        "_matching",
+        "_sticky_alarm",
+        "added",
+        "backlog",
+        "last_poll_ms",
+        "name",
+        "pollers",
+        "watch",
+    )
 
     def __init__(self, name: str, matching: Matching) -> None:
         self.name = name
-        self.backlog: deque[Task] = deque()
+        self.backlog: deque[Task] | RankedBacklog = deque()
         self.pollers: deque[Poller] = deque()
         self.last_poll_ms = _NEVER_MS
+        self.added = 0
+        """Tasks that have come so far."""
+        self.watch = QueueWatch(matching.clock.now_ms())
         self._matching = matching
         self._alarm: Handle | None = None
         self._alarm_s = 0.0
@@ -86,6 +105,7 @@ class TaskQueue:
 
     def offer(self, task: Task) -> None:
         """Give the task to a waiting poll, or keep it."""
+        self.added += 1
         pollers = self.pollers
         while pollers:
             future = pollers.popleft().future
@@ -94,6 +114,20 @@ class TaskQueue:
                 future.set_result(task)
                 return
         self.backlog.append(task)
+
+    def offer_ranked(self, task: Task, rank: Rank) -> None:
+        """As `offer`, for a task with a rank."""
+        pollers = self.pollers
+        while pollers and pollers[0].future.done():
+            pollers.popleft()
+        if pollers:
+            self.offer(task)
+            return
+        self.added += 1
+        backlog = self.backlog
+        if not isinstance(backlog, RankedBacklog):
+            backlog = self.backlog = RankedBacklog(backlog)
+        backlog.add(task, rank)
 
     def offer_sticky(self, task: WorkflowTask | QueryTask) -> None:
         """As `offer`, for a task with an expiry."""
@@ -104,6 +138,7 @@ class TaskQueue:
     def put_back(self, task: Task) -> None:
         """Return a task that was taken and could not be handed over; it is the next to go."""
         if self.pollers:
+            self.added -= 1
             self.offer(task)
         else:
             self.backlog.appendleft(task)
@@ -122,6 +157,8 @@ class TaskQueue:
         Cancelling loses nothing: a task that had already been put into this poll's hands goes back.
         """
         matching = self._matching
+        if type(self.backlog) is not deque and not self.backlog:
+            self.backlog = deque()  # Nothing waits that has a rank.
         future: asyncio.Future[Task | None] = asyncio.get_running_loop().create_future()
         poller = Poller(future, matching.clock.monotonic_s() + wait_s, identity, worker_key)
         self.pollers.append(poller)
