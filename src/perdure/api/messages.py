@@ -11,6 +11,7 @@ below says which one is meant, and a tidy test checks that it lists every clash.
 from temporalio.api.activity.v1 import *
 from temporalio.api.command.v1 import *
 from temporalio.api.common.v1 import *
+from temporalio.api.deployment.v1 import *
 from temporalio.api.enums.v1 import *
 from temporalio.api.errordetails.v1 import *
 from temporalio.api.failure.v1 import *
@@ -23,6 +24,7 @@ from temporalio.api.query.v1 import *
 from temporalio.api.sdk.v1 import *
 from temporalio.api.taskqueue.v1 import *
 from temporalio.api.update.v1 import *
+from temporalio.api.worker.v1 import *
 from temporalio.api.workflow.v1 import *
 from temporalio.api.workflow.v1 import CallbackInfo as CallbackInfo
 from temporalio.api.workflow.v1 import OnConflictOptions as OnConflictOptions

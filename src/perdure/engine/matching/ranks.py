@@ -8,7 +8,7 @@ among equals the earliest. Tasks without a fairness key share the empty one, so 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
@@ -44,7 +44,7 @@ class _Level:
 class RankedBacklog:
     """Like the deque that stands in its place otherwise, for what a queue does with it."""
 
-    def __init__(self, waiting: Iterator[Task]) -> None:
+    def __init__(self, waiting: Iterable[Task]) -> None:
         self._heap: list[tuple[int, float, int, Task]] = []
         self._levels: dict[int, _Level] = {}
         self._last = 0
