@@ -57,7 +57,8 @@ def test_started_carries_what_sdks_need() -> None:
         ({"request_id": "r" * 1001}, "RequestId"),
         ({"workflow_run_timeout_s": -1}, "WorkflowRunTimeout"),
         ({"workflow_start_delay_s": -1}, "WorkflowStartDelay"),
-        ({"cron_schedule": "* * * * *"}, "CronSchedule"),
+        ({"cron_schedule": "* * * *"}, "CronSchedule"),
+        ({"cron_schedule": "* * * * *", "workflow_start_delay_s": 1}, "CronSchedule"),
         ({"retry_policy": retry(backoff_coefficient=0.1)}, "BackoffCoefficient"),
         ({"retry_policy": retry(initial_interval_s=9, maximum_interval_s=3)}, "MaximumInterval"),
         ({"input": payloads(b"x" * (2 * 1024 * 1024 + 1))}, "Input"),
@@ -92,12 +93,17 @@ def test_start_delay() -> None:
     scenario.step(finish())
 
 
-@pytest.mark.parametrize("action", ["signal", "cancel"])
-def test_a_start_delay_ends_with_a_signal_or_cancel(action: str) -> None:
-    scenario = Scenario(workflow_start_delay_s=30)
-    assert getattr(scenario, action)().workflow_task
+@pytest.mark.parametrize("kind", [{"workflow_start_delay_s": 30}, {"cron_schedule": "@every 30s"}])
+def test_a_delay_outlasts_signals_and_ends_with_a_signal_with_start_or_a_cancel(kind: dict[str, Any]) -> None:
+    scenario = Scenario(**kind)
+    assert not scenario.signal().workflow_task
+    assert scenario.names() == ["WorkflowStarted", "WorkflowSignaled"]
+    scenario.reload()
+    assert scenario.signal(with_start=True).workflow_task
     assert scenario.names()[-1] == "WorkflowTaskScheduled"
     assert h.next_deadline_ms(scenario.run) is None
+    cancelled = Scenario(**kind)
+    assert cancelled.cancel().workflow_task
 
 
 def test_signal_with_start() -> None:
@@ -105,7 +111,8 @@ def test_signal_with_start() -> None:
     assert scenario.names() == ["WorkflowStarted", "WorkflowSignaled", "WorkflowTaskScheduled"]
     assert not scenario.signal("hello", "s-1").changed
     delayed = Scenario(signal=signal_request("hello"), workflow_start_delay_s=30)
-    assert delayed.names() == ["WorkflowStarted", "WorkflowSignaled", "WorkflowTaskScheduled"]
+    assert delayed.names() == ["WorkflowStarted", "WorkflowSignaled"]
+    assert delayed.wait_due().workflow_task
 
 
 def test_signals_are_recorded_once() -> None:
@@ -172,7 +179,7 @@ def test_nothing_reaches_a_closed_run() -> None:
     run, now_ms = scenario.run, scenario.now_ms
     cancel = m.RequestCancelWorkflowExecutionRequest()
     scenario.refuse(StatusCode.NOT_FOUND, h.signal, run, signal_request(), limits=LIMITS, now_ms=now_ms)
-    scenario.refuse(StatusCode.NOT_FOUND, h.request_cancel, run, cancel, now_ms=now_ms)
+    assert not scenario.take(h.request_cancel(run, cancel, now_ms=now_ms)).changed
     scenario.refuse(StatusCode.NOT_FOUND, h.terminate, run, reason="", details=None, identity="", now_ms=now_ms)
     assert not scenario.wake().changed
     assert not scenario.take(h.child_closed(run, 5, m.HistoryEvent(), "", now_ms=now_ms)).changed

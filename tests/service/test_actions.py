@@ -51,7 +51,15 @@ async def test_completing_with_buffered_events_is_refused_and_tried_again(driver
     assert await driver.status() == "COMPLETED"
 
 
-@pytest.mark.parametrize("action", ["signal", "cancel", "terminate"])
+async def test_cancelling_a_closed_workflow_has_come_about(driver: Driver) -> None:
+    await driver.start()
+    await driver.step(complete_workflow())
+    before = await driver.event_names()
+    await driver.cancel()
+    assert await driver.event_names() == before
+
+
+@pytest.mark.parametrize("action", ["signal", "terminate"])
 async def test_a_closed_workflow_takes_nothing_in(driver: Driver, action: str) -> None:
     await driver.start()
     await driver.step(complete_workflow())

@@ -108,11 +108,6 @@ async def test_ids_have_a_length_limit(driver: Driver) -> None:
     assert (await refusal(driver.start(""))).code is StatusCode.INVALID_ARGUMENT
 
 
-async def test_cron_is_refused_clearly(driver: Driver) -> None:
-    error = await refusal(driver.start(cron_schedule="* * * * *"))
-    assert "cron" in error.message.lower()
-
-
 async def test_a_refused_start_leaves_nothing(driver: Driver) -> None:
     await refusal(driver.start(input=payloads("x" * (2 * 1024 * 1024 + 1))))
     assert (await refusal(driver.describe())).code is StatusCode.NOT_FOUND

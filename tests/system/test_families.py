@@ -121,7 +121,7 @@ async def starts_over(laps: int) -> list[int]:
 
 @workflow.defn
 async def has_a_cron_child() -> None:
-    await workflow.start_child_workflow("sleeper", 1, id="cron", cron_schedule="* * * * *")
+    await workflow.execute_child_workflow("sleeper", 1, id="cron", cron_schedule="* * * * *")
 
 
 @workflow.defn
@@ -291,18 +291,19 @@ def test_as_it_should_be_and_whenever_the_process_dies(name: str) -> None:
             assert lives.ledger.repeated == []
 
 
-def test_a_cron_child_is_refused_and_says_so() -> None:
+def test_a_cron_child_runs_until_its_parent_ends() -> None:
     async def story(life: Life) -> None:
-        handle = await start(life, "has_a_cron_child")
+        await start(life, "has_a_cron_child")
+        child = life.client.get_workflow_handle("cron")
         await life.rest()
-        described = await handle.describe()
+        first = (await child.describe()).run_id
+        await life.at(200)
+        described = await child.describe()
+        assert described.run_id != first
         assert described.status == RUNNING
-        assert described.raw_description.pending_workflow_task.attempt > 1
-        history = await handle.fetch_history()
-        failed = history.events[3].workflow_task_failed_event_attributes
-        assert "CronSchedule is not supported" in failed.failure.message
-        with pytest.raises(WorkflowNotFoundError):
-            await life.client.get_workflow_handle("cron").describe()
+        await life.client.get_workflow_handle("has_a_cron_child").terminate()
+        await life.rest()
+        assert (await child.describe()).status == TERMINATED
 
     Lives(workflows=WORKFLOWS, activities=[tidy]).play(story)
 

@@ -123,7 +123,7 @@ async def start_workflow(
 
 def _answer_with(shard: Shard, slot: Slot, signal: m.SignalWorkflowExecutionRequest | None) -> Started:
     if signal is not None and slot.run.is_open:
-        transition = history.signal(slot.run, signal, limits=shard.limits, now_ms=shard.clock.now_ms())
+        transition = history.signal(slot.run, signal, limits=shard.limits, with_start=True, now_ms=shard.clock.now_ms())
         shard.apply(slot, transition)
     return Started(slot, False, slot.group)
 

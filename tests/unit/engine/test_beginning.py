@@ -79,7 +79,7 @@ BAD: list[dict[str, Any]] = [
     {"workflow_id": "x" * 1001},
     {"request_id": "x" * 1001},
     {"identity": "x" * 1001},
-    {"cron_schedule": "* * * * *"},
+    {"cron_schedule": "* * * *"},
     {"input": m.Payloads(payloads=[m.Payload(data=b"1" * 3_000_000)])},
     {"workflow_type": m.WorkflowType()},
     {"workflow_task_timeout": duration(-1)},

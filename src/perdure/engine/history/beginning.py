@@ -3,8 +3,8 @@
 Requests that start one kind of workflow differ in three fields: workflow id, request id and input. The rest (type,
 queue, timeouts, identity, …) is checked, and turned into a state and into fields of the Started event, once for each
 distinct value. That is for starts a client asks for, without what depends on the instant or on the ids of a run:
-delays, a retry policy, an execution timeout, metadata. Those are started field by field (`lifecycle`), which is the
-definition: a test compares the two.
+delays, schedules, a retry policy, an execution timeout, metadata. Those are started field by field (`lifecycle`),
+which is the definition: a test compares the two.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def read(request: m.StartWorkflowExecutionRequest, limits: Limits, attributes_of
 @lru_cache(maxsize=_KINDS_KEPT)
 def _kind(rest: bytes, limits: Limits, attributes_of: Attributes) -> Kind | None:
     request = m.StartWorkflowExecutionRequest.FromString(rest)
-    if request.links or any(map(request.HasField, _OF_THE_MOMENT)):
+    if request.links or request.cron_schedule or any(map(request.HasField, _OF_THE_MOMENT)):
         return None
     request.workflow_id = "-"
     attributes = attributes_of(request, limits)

@@ -4,6 +4,13 @@
 continues as new, or is retried, names its successor in the closing event; the successor's start is put into
 `transition.next_run` and must be committed together with the close. The parent is told of the last run only. The
 successor knows the request ids that its predecessors have taken in: a request repeated to it has been served.
+
+    it ends by       what follows, the first that applies
+    ---------------  -----------------------------------------------------------------------------
+    completed        the next cron run
+    failed           another attempt, if its retry policy says so; the next cron run
+    run timeout      the same
+    everything else  nothing: cancelled, terminated, or the whole execution has used up its time
 """
 
 from __future__ import annotations
@@ -12,7 +19,7 @@ from collections.abc import Callable
 
 from perdure.api import messages as m
 from perdure.api.durations import duration_ms, set_duration_ms
-from perdure.engine.history import child, events, evolve, failures, pending, retrying, workflow_task
+from perdure.engine.history import child, cron, events, evolve, failures, pending, retrying, workflow_task
 from perdure.engine.history.evolve import STATUS_OF_CLOSING
 from perdure.engine.history.recording import append, send
 from perdure.engine.history.state import MessageKind, OutMessage, Run
@@ -21,6 +28,7 @@ from perdure.engine.history.transition import Lineage, NextRun, Transition
 _IN_PROGRESS = m.RetryState.RETRY_STATE_IN_PROGRESS
 _TIMEOUT = m.RetryState.RETRY_STATE_TIMEOUT
 _BY_RETRY = m.ContinueAsNewInitiator.CONTINUE_AS_NEW_INITIATOR_RETRY
+_BY_CRON = m.ContinueAsNewInitiator.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE
 _BY_WORKFLOW = m.ContinueAsNewInitiator.CONTINUE_AS_NEW_INITIATOR_WORKFLOW
 
 
@@ -60,36 +68,71 @@ def terminate(transition: Transition, reason: str, details: m.Payloads | None, i
     close(transition, events.workflow_terminated(event_id, transition.now_ms, reason, details, identity))
 
 
-def fail(
-    transition: Transition, failure: m.Failure, completed_event_id: int, new_id: Callable[[], str]
-) -> m.HistoryEvent:
-    """The workflow failed: close, and retry if its policy says so. Returns the closing event."""
+def complete(
+    transition: Transition,
+    result: m.Payloads | None,
+    command: m.Command,
+    completed_event_id: int,
+    new_id: Callable[[], str],
+) -> None:
+    """The workflow completed: close, and run it again when its cron schedule says so."""
+    state = transition.run.state
+    new_run_id = _next_cron_run(transition, None, result, new_id) if state.cron_schedule else ""
+    event = events.workflow_completed(state.next_event_id, transition.now_ms, result, completed_event_id, new_run_id)
+    events.carry_command_metadata(event, command)
+    close(transition, event, new_run_id)
+
+
+def fail(transition: Transition, failure: m.Failure, completed_event_id: int, new_id: Callable[[], str]) -> None:
+    """The workflow failed: close, and run it again if its retry policy or cron schedule says so."""
     state = transition.run.state
     outcome = _next_attempt(transition, failure)
-    new_run_id = new_id() if outcome.retry_state == _IN_PROGRESS else ""
+    new_run_id = _following(transition, outcome, failure, new_id)
     event = events.workflow_failed(
         state.next_event_id, transition.now_ms, failure, outcome.retry_state, completed_event_id, new_run_id
     )
-    if new_run_id:
-        transition.next_run = _retried_run(transition, new_run_id, failure, outcome.delay_ms)
     close(transition, event, new_run_id)
-    return event
 
 
 def time_out(transition: Transition, new_id: Callable[[], str]) -> None:
     """The run, or the whole execution, has used up its time: close, and retry the run if its policy says so."""
     state = transition.run.state
     workflow_task.settle_before_close(transition)
+    new_run_id = ""
     if state.execution_deadline_ms and state.execution_deadline_ms <= transition.now_ms:
         outcome = retrying.Attempt(_TIMEOUT, 0)
     else:
-        outcome = _next_attempt(transition, failures.workflow_timeout())
-    new_run_id = new_id() if outcome.retry_state == _IN_PROGRESS else ""
-    event = events.workflow_timed_out(state.next_event_id, transition.now_ms, outcome.retry_state, new_run_id)
-    if new_run_id:
         failure = failures.workflow_timeout()
-        transition.next_run = _retried_run(transition, new_run_id, failure, outcome.delay_ms)
+        outcome = _next_attempt(transition, failure)
+        new_run_id = _following(transition, outcome, failure, new_id)
+    event = events.workflow_timed_out(state.next_event_id, transition.now_ms, outcome.retry_state, new_run_id)
     close(transition, event, new_run_id)
+
+
+def _following(transition: Transition, outcome: retrying.Attempt, failure: m.Failure, new_id: Callable[[], str]) -> str:
+    """Put the run that follows a failure into the transition; its id, "" if none does."""
+    if outcome.retry_state == _IN_PROGRESS:
+        new_run_id = new_id()
+        attempt = transition.run.state.attempt + 1
+        transition.next_run = _same_again(transition, new_run_id, _BY_RETRY, attempt, outcome.delay_ms, failure)
+        return new_run_id
+    return _next_cron_run(transition, failure, None, new_id) if transition.run.state.cron_schedule else ""
+
+
+def _next_cron_run(
+    transition: Transition, failure: m.Failure | None, result: m.Payloads | None, new_id: Callable[[], str]
+) -> str:
+    """Put the next run of the schedule into the transition; its id, "" if the schedule has come to its end.
+
+    A failed run hands on the last result there was, with its failure; a completed one its own.
+    """
+    state = transition.run.state
+    delay_ms = cron.backoff_ms(state.cron_schedule, state.execution_ms, transition.now_ms)
+    if delay_ms is None:
+        return ""
+    new_run_id = new_id()
+    transition.next_run = _same_again(transition, new_run_id, _BY_CRON, 1, delay_ms, failure, result)
+    return new_run_id
 
 
 def _next_attempt(transition: Transition, failure: m.Failure) -> retrying.Attempt:
@@ -133,8 +176,16 @@ def _lineage(
     )
 
 
-def _retried_run(transition: Transition, new_run_id: str, failure: m.Failure, delay_ms: int) -> NextRun:
-    """The same start once more, as the next attempt."""
+def _same_again(
+    transition: Transition,
+    new_run_id: str,
+    initiator: m.ContinueAsNewInitiator.ValueType,
+    attempt: int,
+    delay_ms: int,
+    failure: m.Failure | None,
+    result: m.Payloads | None = None,
+) -> NextRun:
+    """The same start once more: the next attempt, or the next run of a schedule."""
     run = transition.run
     started = m.WorkflowExecutionStartedEventAttributes.FromString(run.state.started_attributes)
     request = m.StartWorkflowExecutionRequest(
@@ -147,19 +198,23 @@ def _retried_run(transition: Transition, new_run_id: str, failure: m.Failure, de
         workflow_task_timeout=started.workflow_task_timeout,
         identity=started.identity,
         request_id=run.state.start_request_id,
-        retry_policy=started.retry_policy,
+        cron_schedule=started.cron_schedule,
     )
+    if started.HasField("retry_policy"):
+        request.retry_policy.CopyFrom(started.retry_policy)
+    if failure is not None and started.HasField("last_completion_result"):
+        result = started.last_completion_result
     for name in ("input", "header", "memo", "search_attributes", "priority", "versioning_override"):
         if started.HasField(name):
             getattr(request, name).CopyFrom(getattr(started, name))
     _carry_user_metadata(run, request)
     lineage = _lineage(
         run,
-        initiator=_BY_RETRY,
-        attempt=run.state.attempt + 1,
+        initiator=initiator,
+        attempt=attempt,
         backoff_ms=delay_ms,
         failure=failure,
-        last_result=started.last_completion_result if started.HasField("last_completion_result") else None,
+        last_result=result,
     )
     return NextRun(run_id=new_run_id, request=request, lineage=lineage)
 
@@ -219,7 +274,10 @@ def continued_request(
     """The start of the successor."""
     state = run.state
     request = m.StartWorkflowExecutionRequest(
-        namespace=state.namespace, workflow_id=state.workflow_id, identity=state.identity
+        namespace=state.namespace,
+        workflow_id=state.workflow_id,
+        identity=state.identity,
+        cron_schedule=command.cron_schedule or state.cron_schedule,
     )
     request.workflow_type.name = command.workflow_type.name or state.workflow_type
     request.task_queue.name = command.task_queue.name or state.task_queue
@@ -235,7 +293,7 @@ def continued_request(
         request.memo.MergeFromString(state.memo)
     if not command.HasField("search_attributes") and state.search_attributes:
         request.search_attributes.MergeFromString(state.search_attributes)
-    if not command.HasField("retry_policy") and state.started_attributes:
+    if not command.HasField("retry_policy") and state.retry is not None:
         started = m.WorkflowExecutionStartedEventAttributes.FromString(state.started_attributes)
         request.retry_policy.CopyFrom(started.retry_policy)
     if state.priority:

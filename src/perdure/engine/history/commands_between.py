@@ -8,6 +8,7 @@ from perdure.engine.history.planning import (
     BadCommand,
     Plan,
     at_limit,
+    check_cron,
     check_length,
     check_name,
     check_namespace,
@@ -34,8 +35,7 @@ def check_start_child(plan: Plan, attributes: m.StartChildWorkflowExecutionComma
     check_span(attributes.workflow_execution_timeout, "WorkflowExecutionTimeout", _BAD_CHILD)
     check_span(attributes.workflow_run_timeout, "WorkflowRunTimeout", _BAD_CHILD)
     check_span(attributes.workflow_task_timeout, "WorkflowTaskTimeout", _BAD_CHILD)
-    if attributes.cron_schedule:
-        raise BadCommand(_BAD_CHILD, "CronSchedule is not supported.")
+    check_cron(attributes.cron_schedule, _BAD_CHILD)
     refused = priorities.refusal(attributes.priority)
     if refused is not None:
         raise BadCommand(_BAD_CHILD, f"{refused}.")
@@ -91,6 +91,7 @@ def child_request(
         workflow_id=attributes.workflow_id,
         identity=state.identity,
         request_id=f"{state.run_id}:{initiated_event_id}",
+        cron_schedule=attributes.cron_schedule,
         workflow_id_reuse_policy=attributes.workflow_id_reuse_policy
         or m.WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
     )

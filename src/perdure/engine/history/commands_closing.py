@@ -7,6 +7,7 @@ from perdure.engine.history import closing, events, failures
 from perdure.engine.history.planning import (
     BadCommand,
     Plan,
+    check_cron,
     check_length,
     check_policy,
     check_size,
@@ -41,10 +42,7 @@ def complete(
     _: None,
 ) -> None:
     result = attributes.result if attributes.HasField("result") else None
-    event_id = plan.run.state.next_event_id
-    event = events.workflow_completed(event_id, plan.now_ms, result, plan.completed_event_id)
-    events.carry_command_metadata(event, command)
-    closing.close(transition, event)
+    closing.complete(transition, result, command, plan.completed_event_id, plan.new_id)
 
 
 def check_fail(plan: Plan, attributes: m.FailWorkflowExecutionCommandAttributes) -> None:
@@ -90,8 +88,7 @@ def check_continue(plan: Plan, attributes: m.ContinueAsNewWorkflowExecutionComma
     check_span(attributes.workflow_run_timeout, "WorkflowRunTimeout", _BAD_CONTINUE)
     check_span(attributes.workflow_task_timeout, "WorkflowTaskTimeout", _BAD_CONTINUE)
     check_span(attributes.backoff_start_interval, "BackoffStartInterval", _BAD_CONTINUE)
-    if attributes.cron_schedule:
-        raise BadCommand(_BAD_CONTINUE, "CronSchedule is not supported.")
+    check_cron(attributes.cron_schedule, _BAD_CONTINUE)
     check_policy(attributes.retry_policy, _BAD_CONTINUE)
     for name in ("input", "header", "memo", "search_attributes"):
         check_size(

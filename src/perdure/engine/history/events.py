@@ -127,10 +127,13 @@ def workflow_cancel_requested(
     return event
 
 
-def workflow_completed(event_id: int, at_ms: int, result: m.Payloads | None, completed_event_id: int) -> m.HistoryEvent:
+def workflow_completed(
+    event_id: int, at_ms: int, result: m.Payloads | None, completed_event_id: int, new_run_id: str
+) -> m.HistoryEvent:
     event = new_event(event_id, at_ms, _WORKFLOW_COMPLETED)
     attributes = event.workflow_execution_completed_event_attributes
     attributes.workflow_task_completed_event_id = completed_event_id
+    attributes.new_execution_run_id = new_run_id
     if result is not None:
         attributes.result.CopyFrom(result)
     return event

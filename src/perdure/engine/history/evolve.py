@@ -74,6 +74,8 @@ def apply_workflow_started(state: RunState, at_ms: int, attributes: m.WorkflowEx
     if attributes.HasField("retry_policy"):
         state.retry = retrying.policy_of(attributes.retry_policy).retry
         state.started_attributes = attributes.SerializeToString()
+    elif attributes.cron_schedule:
+        state.started_attributes = attributes.SerializeToString()
     if attributes.HasField("memo"):
         state.memo = attributes.memo.SerializeToString(deterministic=True)
     if attributes.HasField("search_attributes"):

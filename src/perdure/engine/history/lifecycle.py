@@ -13,7 +13,17 @@ from google.protobuf.duration_pb2 import Duration
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.api.durations import duration_ms, set_duration_ms, set_timestamp_ms
-from perdure.engine.history import beginning, closing, events, evolve, frames, priorities, retrying, workflow_task
+from perdure.engine.history import (
+    beginning,
+    closing,
+    cron,
+    events,
+    evolve,
+    frames,
+    priorities,
+    retrying,
+    workflow_task,
+)
 from perdure.engine.history.recording import append, append_frame, arrival_id, arrive
 from perdure.engine.history.state import Run
 from perdure.engine.history.transition import DEFAULT_LIMITS, NO_LINEAGE, Limits, Lineage, Transition
@@ -68,7 +78,7 @@ def check_start(request: m.StartWorkflowExecutionRequest, limits: Limits) -> Non
     span_ms(request.workflow_task_timeout, "WorkflowTaskTimeout")
     span_ms(request.workflow_start_delay, "WorkflowStartDelay")
     if request.cron_schedule:
-        raise invalid("CronSchedule is not supported: start the workflow from a schedule, or loop with a timer")
+        _check_cron(request)
     if request.HasField("retry_policy"):
         try:
             retrying.policy_of(request.retry_policy)
@@ -83,6 +93,15 @@ def check_start(request: m.StartWorkflowExecutionRequest, limits: Limits) -> Non
     _check_size(request.search_attributes.ByteSize(), limits.blob_bytes, "SearchAttributes")
 
 
+def _check_cron(request: m.StartWorkflowExecutionRequest) -> None:
+    if request.HasField("workflow_start_delay"):
+        raise invalid("CronSchedule and WorkflowStartDelay may not be used together: the schedule says when to start")
+    try:
+        cron.check(request.cron_schedule)
+    except ValueError as error:
+        raise invalid(f"invalid CronSchedule {request.cron_schedule[:100]!r}: {error}") from None
+
+
 def start_run(
     *,
     run_key: int,
@@ -94,7 +113,7 @@ def start_run(
     retention_ms: int,
     now_ms: int,
 ) -> Transition:
-    """Start a run; `signal` is recorded before its first workflow task (signal-with-start).
+    """Start a run; `signal` is recorded before its first workflow task (signal-with-start), which it does not hasten.
 
     Raises:
         RpcError: INVALID_ARGUMENT.
@@ -131,7 +150,7 @@ def start_run(
     state.cancel_request_ids = list(lineage.cancel_request_ids)
     if signal is not None:
         _record_signal(transition, signal, None, limits)
-    if not state.task_not_before_ms or (signal is not None and _delay_yields(run)):
+    if not state.task_not_before_ms:
         workflow_task.schedule(transition)
     return transition
 
@@ -171,6 +190,7 @@ def _started_attributes(
         first_execution_run_id=lineage.first_run_id or run_id,
         continued_execution_run_id=lineage.continued_from_run_id,
         initiator=m.ContinueAsNewInitiator.ValueType(lineage.initiator),
+        cron_schedule=request.cron_schedule,
         attempt=lineage.attempt,
         identity=request.identity,
     )
@@ -181,6 +201,9 @@ def _started_attributes(
     set_duration_ms(attributes.workflow_run_timeout, run_ms)
     set_duration_ms(attributes.workflow_task_timeout, task_ms)
     backoff_ms = lineage.first_task_backoff_ms or span_ms(request.workflow_start_delay, "WorkflowStartDelay")
+    if request.cron_schedule and not lineage.continued_from_run_id:
+        attributes.initiator = m.ContinueAsNewInitiator.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE
+        backoff_ms = cron.backoff_ms(request.cron_schedule, now_ms, now_ms) or 0
     set_duration_ms(attributes.first_workflow_task_backoff, backoff_ms)
     deadline_ms = lineage.execution_deadline_ms or (now_ms + execution_ms if execution_ms else 0)
     if deadline_ms:
@@ -220,17 +243,9 @@ def _add_lineage(
         attributes.root_workflow_execution.run_id = lineage.root_run_id or lineage.parent_run_id
 
 
-def _delay_yields(run: Run) -> bool:
-    """A start delay ends with the first signal or cancel; the back-off of a retry or continue-as-new does not."""
-    return not run.state.continued_from_run_id
-
-
-def _call_task(transition: Transition, limits: Limits) -> None:
-    """Like workflow_task.call, but a back-off before the first task may have to be waited for."""
-    run = transition.run
-    delayed = not run.state.task_scheduled_event_id and run.state.task_not_before_ms
-    if not delayed or _delay_yields(run):
-        workflow_task.call(transition, limits)
+def _is_delayed(run: Run) -> bool:
+    """The back-off before the first workflow task (start delay, cron, retry) is not over."""
+    return bool(not run.state.task_scheduled_event_id and run.state.task_not_before_ms)
 
 
 def _check_sender(run: Run, external: tuple[str, str] | None, *, child_only: bool) -> None:
@@ -253,9 +268,19 @@ def signal(
     limits: Limits,
     external: tuple[str, str] | None = None,
     child_only: bool = False,
+    with_start: bool = False,
     now_ms: int,
 ) -> Transition:
-    """Record a signal. `external` = (workflow_id, run_id) of a sending workflow; `child_only`: it must be the parent.
+    """Record a signal. A back-off before the first workflow task goes on, unless the signal came with a start.
+
+    Args:
+        run: that receives it.
+        request: the signal.
+        limits: bounds.
+        external: (workflow_id, run_id) of a sending workflow.
+        child_only: the sender must be the parent.
+        with_start: its caller wanted to start the workflow (signal-with-start), and finds it started.
+        now_ms: the present instant.
 
     Raises:
         RpcError: NOT_FOUND, closed, or `child_only` and not a child of the sender; INVALID_ARGUMENT, a limit.
@@ -271,7 +296,8 @@ def signal(
         raise invalid(f"the run has had {state.signal_count} signals, the most it may: let it continue as new")
     transition = Transition(run, now_ms)
     _record_signal(transition, request, external, limits)
-    _call_task(transition, limits)
+    if with_start or not _is_delayed(run):
+        workflow_task.call(transition, limits)
     return transition
 
 
@@ -304,14 +330,16 @@ def request_cancel(
     child_only: bool = False,
     now_ms: int,
 ) -> Transition:
-    """Ask the workflow to stop. changed=False if it has been asked already.
+    """Ask the workflow to stop; a back-off before its first workflow task ends.
+
+    changed=False if it has been asked already, or has closed: then what the caller wants has come about.
 
     Raises:
-        RpcError: NOT_FOUND, closed, or `child_only` and not a child of the sender; INVALID_ARGUMENT, a limit.
+        RpcError: NOT_FOUND, `child_only` and not a child of the sender; INVALID_ARGUMENT, a limit.
     """
     state = run.state
     if not run.is_open:
-        raise _closed()
+        return Transition(run, now_ms, changed=False)
     _check_sender(run, external, child_only=child_only)
     check_name(request.request_id, "RequestId", limits, required=False)
     check_name(request.identity, "Identity", limits, required=False)
@@ -325,7 +353,7 @@ def request_cancel(
     state.cancel_requested = True
     if request.request_id:
         _remember(state.cancel_request_ids, request.request_id, limits.request_ids_kept)
-    _call_task(transition, limits)
+    workflow_task.call(transition, limits)
     return transition
 
 

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from msgspec import Struct
 
 from perdure.api import messages as m
-from perdure.engine.history import events, retrying
+from perdure.engine.history import cron, events, retrying
 from perdure.engine.history.recording import append
 from perdure.engine.history.state import Run
 from perdure.engine.history.transition import Limits, Transition
@@ -116,6 +116,14 @@ def check_span(duration: Duration, what: str, cause: Cause) -> int:
 def check_namespace(plan: Plan, namespace: str, cause: Cause) -> None:
     if namespace and namespace != plan.run.state.namespace:
         raise BadCommand(cause, f"namespace {namespace!r} is not the workflow's own: that is not allowed.")
+
+
+def check_cron(schedule: str, cause: Cause) -> None:
+    if schedule:
+        try:
+            cron.check(schedule)
+        except ValueError as error:
+            raise BadCommand(cause, f"Invalid CronSchedule {schedule[:100]!r}: {error}") from None
 
 
 def check_policy(message: m.RetryPolicy, cause: Cause) -> retrying.Policy:

@@ -246,7 +246,8 @@ class RunState(Struct, array_like=True):
     retention_ms: int = 0
     """How long the run is kept once closed."""
     started_attributes: bytes = b""
-    """Serialized WorkflowExecutionStartedEventAttributes, kept only where a retry policy may need them again."""
+    """Serialized WorkflowExecutionStartedEventAttributes, kept only where a retry policy or a cron schedule may need
+    them again."""
 
 
 class WorkflowTaskLive(Struct, gc=False):

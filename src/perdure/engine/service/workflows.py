@@ -30,7 +30,6 @@ class WorkflowTopic(ServiceTopic):
     ) -> m.StartWorkflowExecutionResponse:
         """Raises RpcError NOT_FOUND (namespace), ALREADY_EXISTS, INVALID_ARGUMENT."""
         self.check(request.namespace)
-        _refuse_cron(request.cron_schedule)
         wants_task = request.request_eager_execution
         started = await start_workflow(
             self.shard, self.namespaces.to_start_in(request.namespace), request, offer=not wants_task
@@ -59,7 +58,6 @@ class WorkflowTopic(ServiceTopic):
     ) -> m.SignalWithStartWorkflowExecutionResponse:
         """Raises RpcError NOT_FOUND (namespace), ALREADY_EXISTS, INVALID_ARGUMENT."""
         self.check(request.namespace)
-        _refuse_cron(request.cron_schedule)
         if not request.signal_name:
             raise invalid("the signal has no name")
         signal = m.SignalWorkflowExecutionRequest(
@@ -132,13 +130,6 @@ class WorkflowTopic(ServiceTopic):
         if not execution.workflow_id:
             raise invalid("the workflow id is missing")
         return await self.cache.find(namespace, execution.workflow_id, execution.run_id)
-
-
-def _refuse_cron(schedule: str) -> None:
-    if schedule:
-        raise RpcError(
-            StatusCode.UNIMPLEMENTED, "cron schedules are not supported yet; use a workflow that sleeps and continues"
-        )
 
 
 def _check_chain(slot: Slot, first_run_id: str) -> None:
