@@ -17,6 +17,7 @@ from typing import Any, assert_type
 
 import perdure
 from perdure import Client, RetryPolicy, Worker, WorkflowHandle, activity, workflow
+from perdure.client import WithStartWorkflowOperation, WorkflowUpdateHandle, WorkflowUpdateStage
 from perdure.common import (
     RawValue,
     SearchAttributeKey,
@@ -158,6 +159,25 @@ class Main:
     def names(self, prefix: str) -> list[str]:
         return [prefix]
 
+    @workflow.update
+    async def change(self, order: Order) -> Receipt:
+        return Receipt(order.id)
+
+    @change.validator
+    def check_change(self, order: Order) -> None: ...
+
+    @workflow.update(name="total", unfinished_policy=workflow.HandlerUnfinishedPolicy.ABANDON)
+    def sum_of(self, count: int, text: str) -> int:
+        return count + len(text)
+
+    @workflow.update
+    def reset(self) -> None:
+        assert_type(self.sum_of(1, "x"), int)
+        self.sum_of(1)  # pyright: ignore[reportCallIssue]
+
+    @sum_of.validator  # pyright: ignore[reportArgumentType]
+    def check_sum(self, count: str, text: str) -> None: ...
+
     @workflow.signal(dynamic=True)
     async def anything(self, name: str, args: Sequence[RawValue]) -> None: ...
 
@@ -265,6 +285,25 @@ async def handles(handle: WorkflowHandle[Receipt]) -> None:
     await handle.signal("take", 3)
     await handle.signal("take", args=[3])
 
+    assert_type(await handle.execute_update(Main.change, ORDER), Receipt)
+    assert_type(await handle.execute_update(Main.change, args=[ORDER], id="u"), Receipt)
+    assert_type(await handle.execute_update(Main.sum_of, 3, "x"), int)
+    assert_type(await handle.execute_update(Main.sum_of, args=[3, "x"]), int)
+    assert_type(await handle.execute_update(Main.reset), None)
+    assert_type(await handle.execute_update("total", 3, "x", result_type=int), int)
+    assert_type(await handle.execute_update("total", 3, "x"), Any)
+    update = await handle.start_update(Main.change, ORDER, wait_for_stage=WorkflowUpdateStage.ACCEPTED)
+    assert_type(update, WorkflowUpdateHandle[Receipt])
+    assert_type(await update.result(), Receipt)
+    assert_type(handle.get_update_handle("u", result_type=int), WorkflowUpdateHandle[int])
+    assert_type(handle.get_update_handle("u"), WorkflowUpdateHandle[Any])
+    assert_type(handle.get_update_handle_for(Main.change, "u"), WorkflowUpdateHandle[Receipt])
+    assert_type(handle.get_update_handle_for(Main.sum_of, "u"), WorkflowUpdateHandle[int])
+
+    await handle.execute_update(Main.change, 3)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await handle.execute_update(Main.change)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await handle.execute_update(Main.sum_of, "x", 3)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await handle.start_update(Main.change, ORDER)  # pyright: ignore[reportCallIssue]
     await handle.signal(Main.take, "x")  # pyright: ignore[reportCallIssue, reportArgumentType]
     await handle.signal(Main.take)  # pyright: ignore[reportCallIssue, reportArgumentType]
     await handle.signal(Main.take_two, 1)  # pyright: ignore[reportCallIssue, reportArgumentType]
@@ -299,6 +338,24 @@ async def client() -> None:
         start_signal_args=[1],
     )
     assert_type(started, WorkflowHandle[str])
+    start = WithStartWorkflowOperation(
+        Main.run, ORDER, id="x", id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING
+    )
+    assert_type(
+        await client.execute_update_with_start_workflow(Main.change, ORDER, start_workflow_operation=start), Receipt
+    )
+    assert_type(await start.workflow_handle(), WorkflowHandle[Receipt])
+    assert_type(
+        await client.start_update_with_start_workflow(
+            Main.sum_of,
+            3,
+            "x",
+            start_workflow_operation=start,
+            wait_for_stage=WorkflowUpdateStage.ACCEPTED,
+        ),
+        WorkflowUpdateHandle[int],
+    )
+    WithStartWorkflowOperation(Main.run, 3, id="x")  # pyright: ignore[reportCallIssue, reportArgumentType]
     async for found in client.list_workflows("WorkflowType = 'other'"):
         assert_type(found.id, str)
     assert_type((await client.count_workflows()).count, int)

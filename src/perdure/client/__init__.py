@@ -16,6 +16,7 @@ from perdure.client.errors import (
     NamespaceNotFoundError,
     ResourceExhaustedError,
     RPCError,
+    RPCTimeoutOrCancelledError,
     ServiceError,
     ServiceUnavailableError,
     WorkflowContinuedAsNewError,
@@ -23,10 +24,14 @@ from perdure.client.errors import (
     WorkflowNotFoundError,
     WorkflowQueryFailedError,
     WorkflowQueryRejectedError,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from perdure.client.handle import WorkflowHandle
 from perdure.client.history import WorkflowHistory, WorkflowHistoryEventFilterType
 from perdure.client.options import StartOptions
+from perdure.client.updates import WorkflowUpdateHandle, WorkflowUpdateStage
+from perdure.client.with_start import WithStartWorkflowOperation
 from perdure.exceptions import WorkflowAlreadyStartedError
 
 __all__ = [
@@ -38,10 +43,12 @@ __all__ = [
     "InvalidRequestError",
     "NamespaceNotFoundError",
     "RPCError",
+    "RPCTimeoutOrCancelledError",
     "ResourceExhaustedError",
     "ServiceError",
     "ServiceUnavailableError",
     "StartOptions",
+    "WithStartWorkflowOperation",
     "WorkflowAlreadyStartedError",
     "WorkflowContinuedAsNewError",
     "WorkflowExecution",
@@ -56,4 +63,8 @@ __all__ = [
     "WorkflowNotFoundError",
     "WorkflowQueryFailedError",
     "WorkflowQueryRejectedError",
+    "WorkflowUpdateFailedError",
+    "WorkflowUpdateHandle",
+    "WorkflowUpdateRPCTimeoutOrCancelledError",
+    "WorkflowUpdateStage",
 ]

@@ -34,6 +34,7 @@ from perdure.client.options import (
     start_request,
     workflow_target,
 )
+from perdure.client.with_start import UpdateWithStartCalls
 from perdure.converter import CodecService, DataConverter, default
 from perdure.exceptions import PerdureError
 from perdure.replay.checks import check_text
@@ -44,7 +45,7 @@ ReturnT = TypeVar("ReturnT")
 Ts = TypeVarTuple("Ts")
 
 
-class Client:
+class Client(UpdateWithStartCalls):
     """Starts, finds, signals, queries and stops workflows.
 
     Example::

@@ -16,6 +16,7 @@ __all__ = [
     "InvalidRequestError",
     "NamespaceNotFoundError",
     "RPCError",
+    "RPCTimeoutOrCancelledError",
     "ResourceExhaustedError",
     "ServiceError",
     "ServiceUnavailableError",
@@ -24,6 +25,8 @@ __all__ = [
     "WorkflowNotFoundError",
     "WorkflowQueryFailedError",
     "WorkflowQueryRejectedError",
+    "WorkflowUpdateFailedError",
+    "WorkflowUpdateRPCTimeoutOrCancelledError",
     "translate",
 ]
 
@@ -108,6 +111,28 @@ class WorkflowQueryFailedError(PerdureError):
         self.message = message
 
 
+class WorkflowUpdateFailedError(PerdureError):
+    """The update did not succeed. `cause` says why: its validator's or handler's error, or that its workflow closed."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(f"the update did not succeed: {type(cause).__name__}: {cause}")
+        self.__cause__ = cause
+
+
+class RPCTimeoutOrCancelledError(PerdureError):
+    """A call was given up before its answer came."""
+
+
+class WorkflowUpdateRPCTimeoutOrCancelledError(RPCTimeoutOrCancelledError):
+    """Waiting for an update was given up, by the call's own timeout or by the service. The update itself goes on.
+
+    A caller who is cancelled gets asyncio's own CancelledError.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the wait for the update was given up; the update itself is not touched by that")
+
+
 class AsyncActivityCancelledError(PerdureError):
     """The activity should stop; report it with `AsyncActivityHandle.report_cancellation`."""
 
@@ -148,6 +173,10 @@ def translate(error: RpcError, *, workflow_id: str = "", workflow_type: str = ""
                 run_id=detail.run_id or None,
                 first_run_id=detail.first_execution_run_id or None,
             )
+        if isinstance(detail, m.MultiOperationExecutionFailure):
+            told = _told_by(detail)
+            if told is not None:
+                return translate(told, workflow_id=workflow_id, workflow_type=workflow_type)
         if isinstance(detail, m.NamespaceNotFoundFailure):
             return NamespaceNotFoundError(f"{error.message}; register it or connect to another", error.code)
     if error.code is StatusCode.ALREADY_EXISTS:
@@ -157,6 +186,21 @@ def translate(error: RpcError, *, workflow_id: str = "", workflow_type: str = ""
     told = error.message == _CLOSED or isinstance(error, EngineStoppedError)
     step = None if told else _NEXT_STEP.get(error.code)
     return _CLASSES.get(error.code, ServiceError)(f"{message} ({step})" if step else message, error.code)
+
+
+def _told_by(failure: m.MultiOperationExecutionFailure) -> RpcError | None:
+    """Why the first operation failed that was not merely given up because of another."""
+    aborted = m.MultiOperationExecutionAborted.DESCRIPTOR
+    for status in failure.statuses:
+        if status.code == StatusCode.OK or any(packed.Is(aborted) for packed in status.details):
+            continue
+        details: list[m.WorkflowExecutionAlreadyStartedFailure] = []
+        started = m.WorkflowExecutionAlreadyStartedFailure()
+        for packed in status.details:
+            if packed.Unpack(started):
+                details.append(started)
+        return RpcError(StatusCode(status.code), status.message, *details)
+    return None
 
 
 def _shown(workflow_id: str) -> str:

@@ -23,6 +23,7 @@ from perdure.client.errors import (
 )
 from perdure.client.history import WorkflowHistory, WorkflowHistoryEventFilterType
 from perdure.client.options import handler_target
+from perdure.client.updates import UpdatingHandle
 from perdure.common import QueryRejectCondition
 from perdure.exceptions import CancelledError, TerminatedError, TimeoutError, TimeoutType
 
@@ -38,7 +39,7 @@ Ts = TypeVarTuple("Ts")
 _ENDED = m.HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
 
 
-class WorkflowHandle(Generic[ReturnT]):
+class WorkflowHandle(UpdatingHandle, Generic[ReturnT]):
     """One workflow.
 
     Attributes:

@@ -80,7 +80,7 @@ _OPTIONS = frozenset(StartOptions.__annotations__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A workflow, signal or query as a call names it."""
+    """A workflow, signal, query or update as a call names it."""
 
     name: str
     what: str
@@ -118,7 +118,7 @@ def workflow_target(workflow: object) -> Target:
 
 
 def handler_target(handler: object, kind: str) -> Target:
-    """The signal or query a call names: by its name or its handler method.
+    """The signal, query or update a call names: by its name or its handler method.
 
     Raises:
         DefinitionError: it is not a handler of that kind.
@@ -127,7 +127,7 @@ def handler_target(handler: object, kind: str) -> Target:
         return Target(name=handler, what=f"{kind} {handler}")
     definition = HandlerDefinition.of(handler)
     if definition is None or definition.kind != kind:
-        raise DefinitionError(f"{handler!r} is not a {kind} handler: decorate it with @workflow.{kind}, or give a name")
+        raise DefinitionError(f"{handler!r} is no {kind} handler: decorate it with @workflow.{kind}, or give a name")
     if definition.name is None:
         raise DefinitionError(f"{handler!r} is a dynamic {kind} handler: give the {kind}'s name instead")
     return Target(name=definition.name, what=f"{kind} {definition.name}", definition=definition)

@@ -2,7 +2,8 @@
 
 `PayloadCodec` is the user's two functions. `CodecService` stands between the SDK and a `WorkflowService` and applies
 them at the edge: every payload in a request is encoded, every payload in a response decoded, wherever it is nested
-(inputs, results, failures, memos, headers, heartbeat details, histories). Nothing else in the SDK knows of codecs.
+(inputs, results, failures, memos, headers, heartbeat details, histories), also inside the packed bodies of protocol
+messages, by which updates travel. Nothing else in the SDK knows of codecs.
 Search attributes stay readable, since the engine indexes them. The walk over a message type's fields is planned once
 for each type. Requests are copied, as a message handed over belongs to the receiver.
 """
@@ -24,6 +25,10 @@ _M = TypeVar("_M", bound=Message)
 _MARK_PREFIX = "perdure-"
 """Metadata whose key begins like this is meant for the engine and stays readable."""
 _PAYLOAD = m.Payload.DESCRIPTOR.full_name
+_PROTOCOL_MESSAGE = m.Message.DESCRIPTOR.full_name
+_BODIES: tuple[type[Message], ...] = (m.Request, m.Acceptance, m.Rejection, m.Response)
+"""What the body of a protocol message may be."""
+_ENDS = frozenset({_PAYLOAD, _PROTOCOL_MESSAGE})
 _NEVER_ENCODED = frozenset({m.SearchAttributes.DESCRIPTOR.full_name})
 
 
@@ -73,7 +78,7 @@ def _reaching(root: Descriptor) -> dict[str, _Plan | None]:
             continue
         types[descriptor.full_name] = descriptor
         pending.extend(field.message_type for field in descriptor.fields if field.message_type is not None)
-    leads: set[str] = {_PAYLOAD}
+    leads: set[str] = {_PAYLOAD, _PROTOCOL_MESSAGE}
     grew = True
     while grew:
         grew = False
@@ -85,7 +90,7 @@ def _reaching(root: Descriptor) -> dict[str, _Plan | None]:
                 grew = True
     plans: dict[str, _Plan | None] = dict.fromkeys(_NEVER_ENCODED)
     for name, descriptor in types.items():
-        plans[name] = _plan_fields(descriptor, leads) if name in leads and name != _PAYLOAD else None
+        plans[name] = _plan_fields(descriptor, leads) if name in leads and name not in _ENDS else None
     return plans
 
 
@@ -108,27 +113,36 @@ def _is_repeated(field: FieldDescriptor) -> bool:
     return bool(field.is_repeated)
 
 
-def _payloads_in(message: Any) -> Iterator[m.Payload]:
-    """Every payload nested in `message`, as live references."""
+def _payloads_in(message: Any, unpacked: list[tuple[m.Message, Message]]) -> Iterator[m.Payload]:
+    """Every payload nested in `message`, as live references; those in packed bodies refer to what is `unpacked`."""
     if isinstance(message, m.Payload):
         yield message
+        return
+    if isinstance(message, m.Message):
+        for body in _BODIES:
+            if message.body.Is(body.DESCRIPTOR):
+                content = body()
+                message.body.Unpack(content)
+                unpacked.append((message, content))
+                yield from _payloads_in(content, unpacked)
         return
     plan = _plan_of(message.DESCRIPTOR)
     if plan is None:
         return
     for name in plan.plain:
         if message.HasField(name):
-            yield from _payloads_in(getattr(message, name))
+            yield from _payloads_in(getattr(message, name), unpacked)
     for name in plan.repeated:
         for item in getattr(message, name):
-            yield from _payloads_in(item)
+            yield from _payloads_in(item, unpacked)
     for name in plan.maps:
         for item in getattr(message, name).values():
-            yield from _payloads_in(item)
+            yield from _payloads_in(item, unpacked)
 
 
 async def _replace(message: Message, convert: Callable[[Sequence[m.Payload]], Awaitable[list[m.Payload]]]) -> None:
-    payloads = list(_payloads_in(message))
+    unpacked: list[tuple[m.Message, Message]] = []
+    payloads = list(_payloads_in(message, unpacked))
     if not payloads:
         return
     converted = await convert(payloads)
@@ -140,6 +154,8 @@ async def _replace(message: Message, convert: Callable[[Sequence[m.Payload]], Aw
             payload.CopyFrom(replacement)
             for name, mark in marks.items():
                 payload.metadata[name] = mark
+    for packed, content in unpacked:
+        packed.body.Pack(content)
 
 
 async def encode_message(codec: PayloadCodec, message: _M) -> _M:

@@ -57,6 +57,14 @@ def a_completion() -> m.RespondWorkflowTaskCompletedRequest:
         failure = failure.cause
     request.query_results["q"].answer.payloads.append(secret())
     request.commands.add().record_marker_command_attributes.details["d"].payloads.append(secret())
+    asked = m.Request(input=m.Input(name="u", args=m.Payloads(payloads=[secret()])))
+    failed = m.Failure(encoded_attributes=secret())
+    for body in (
+        m.Acceptance(accepted_request=asked),
+        m.Rejection(rejected_request=asked, failure=failed),
+        m.Response(outcome=m.Outcome(success=m.Payloads(payloads=[secret()]))),
+    ):
+        request.messages.add().body.Pack(body)
     return request
 
 
