@@ -127,7 +127,8 @@ def handler_target(handler: object, kind: str) -> Target:
         return Target(name=handler, what=f"{kind} {handler}")
     definition = HandlerDefinition.of(handler)
     if definition is None or definition.kind != kind:
-        raise DefinitionError(f"{handler!r} is no {kind} handler: decorate it with @workflow.{kind}, or give a name")
+        a_kind = f"{'an' if kind == 'update' else 'a'} {kind}"
+        raise DefinitionError(f"{handler!r} is not {a_kind} handler: decorate it with @workflow.{kind}, or give a name")
     if definition.name is None:
         raise DefinitionError(f"{handler!r} is a dynamic {kind} handler: give the {kind}'s name instead")
     return Target(name=definition.name, what=f"{kind} {definition.name}", definition=definition)

@@ -120,7 +120,7 @@ def _payloads_in(message: Any, unpacked: list[tuple[m.Message, Message]]) -> Ite
         return
     if isinstance(message, m.Message):
         for body in _BODIES:
-            if message.body.Is(body.DESCRIPTOR):
+            if message.body.Is(body.DESCRIPTOR):  # pyright: ignore[reportArgumentType] - the faster kind of descriptor
                 content = body()
                 message.body.Unpack(content)
                 unpacked.append((message, content))

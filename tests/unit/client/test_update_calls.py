@@ -185,7 +185,7 @@ async def test_what_cannot_be_asked_is_refused_at_once() -> None:
         await handle.execute_update(Counter.add)  # type: ignore[call-overload]
     with pytest.raises(ConversionError):
         await handle.execute_update(Counter.add, "x")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="no update handler"):
+    with pytest.raises(TypeError, match="not an update handler"):
         await handle.execute_update(Counter.stop)
     with pytest.raises(InvalidNameError):
         await handle.execute_update(Counter.add, 3, id="")
