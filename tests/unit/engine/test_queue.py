@@ -8,6 +8,7 @@ import random
 import pytest
 
 from perdure.engine.clock import VirtualClock
+from perdure.engine.history.priorities import Rank
 from perdure.engine.matching.queue import ActivityTask, Matching, QueryTask, Task, WorkflowTask
 
 
@@ -139,3 +140,46 @@ async def test_polls_of_a_worker_that_leaves_are_found_by_its_names() -> None:
     assert not other.done()
     fixture.matching.close()
     assert await other is None
+
+
+async def test_a_throttled_queue_lets_tasks_go_at_its_rate() -> None:
+    fixture = Fixture()
+    queue = fixture.queue
+    queue.set_rate(1.0)
+    for number in range(3):
+        queue.offer(task(number))
+    assert queue.take() == task(0)
+    assert queue.take() is None
+    polls = [asyncio.ensure_future(queue.wait(60, "", "")) for _ in range(2)]
+    await turns()
+    assert not any(poll.done() for poll in polls)
+    fixture.clock.advance_by(1000)
+    assert await polls[0] == task(1)
+    queue.put_back(task(1))
+    await turns()
+    assert await polls[1] == task(1), "what is put back gives its place in time back"
+    fixture.clock.advance_by(1000)
+    assert queue.take() == task(2)
+    queue.set_rate(1000.0)
+    assert queue.throttle is not None and queue.throttle.rate == 1000.0
+
+
+async def test_a_throttled_queue_knows_ranks_and_polls_that_gave_up() -> None:
+    fixture = Fixture()
+    queue = fixture.queue
+    queue.set_rate(1.0)
+    gone = asyncio.ensure_future(queue.wait(60, "", ""))
+    await turns()
+    gone.cancel()
+    queue.offer_ranked(task(1), Rank(5, "", 1.0))
+    queue.offer_ranked(task(2), Rank(1, "", 1.0))
+    await turns()
+    assert queue.take() == task(2)
+    fixture.clock.advance_by(1000)
+    assert queue.take() == task(1)
+    waiting = asyncio.ensure_future(queue.wait(60, "", ""))
+    await turns()
+    assert type(queue.backlog).__name__ == "deque", "nothing waits that has a rank"
+    queue.offer(task(3))
+    queue.close()
+    assert await waiting is None

@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from perdure.engine.history.priorities import Rank
 from perdure.engine.matching.ranks import RankedBacklog
+from perdure.engine.matching.throttle import Throttle
 from perdure.engine.matching.watch import QueueWatch
 
 if TYPE_CHECKING:
@@ -81,12 +82,14 @@ class TaskQueue:
         "_alarm",
         "_alarm_s",
         "_matching",
+        "_pump_alarm",
         "_sticky_alarm",
         "added",
         "backlog",
         "last_poll_ms",
         "name",
         "pollers",
+        "throttle",
         "watch",
     )
 
@@ -98,6 +101,8 @@ class TaskQueue:
         self.added = 0
         """Tasks that have come so far."""
         self.watch = QueueWatch(matching.clock.now_ms())
+        self.throttle: Throttle | None = None
+        self._pump_alarm: Handle | None = None
         self._matching = matching
         self._alarm: Handle | None = None
         self._alarm_s = 0.0
@@ -106,6 +111,10 @@ class TaskQueue:
     def offer(self, task: Task) -> None:
         """Give the task to a waiting poll, or keep it."""
         self.added += 1
+        if self.throttle is not None:
+            self.backlog.append(task)
+            self._pump()
+            return
         pollers = self.pollers
         while pollers:
             future = pollers.popleft().future
@@ -120,7 +129,7 @@ class TaskQueue:
         pollers = self.pollers
         while pollers and pollers[0].future.done():
             pollers.popleft()
-        if pollers:
+        if pollers and self.throttle is None:
             self.offer(task)
             return
         self.added += 1
@@ -128,6 +137,8 @@ class TaskQueue:
         if not isinstance(backlog, RankedBacklog):
             backlog = self.backlog = RankedBacklog(backlog)
         backlog.add(task, rank)
+        if self.throttle is not None:
+            self._pump()
 
     def offer_sticky(self, task: WorkflowTask | QueryTask) -> None:
         """As `offer`, for a task with an expiry."""
@@ -137,7 +148,11 @@ class TaskQueue:
 
     def put_back(self, task: Task) -> None:
         """Return a task that was taken and could not be handed over; it is the next to go."""
-        if self.pollers:
+        if self.throttle is not None:
+            self.throttle.give_back()
+            self.backlog.appendleft(task)
+            self._pump()
+        elif self.pollers:
             self.added -= 1
             self.offer(task)
         else:
@@ -147,8 +162,10 @@ class TaskQueue:
             self._arm_sticky(task.expires_ms)
 
     def take(self) -> Task | None:
-        """The oldest task, if any, without waiting."""
+        """The next task, if any may go, without waiting."""
         backlog = self.backlog
+        if self.throttle is not None and backlog and not self.throttle.admit(self._matching.clock.monotonic_s()):
+            return None
         return backlog.popleft() if backlog else None
 
     async def wait(self, wait_s: float, identity: str, worker_key: str) -> Task | None:
@@ -164,6 +181,8 @@ class TaskQueue:
         self.pollers.append(poller)
         if self._alarm is None or poller.expires_s < self._alarm_s - 0.05:
             self._arm(poller.expires_s)
+        if self.throttle is not None:
+            self._pump()
         matching.on_parked()
         try:
             task = await future
@@ -181,6 +200,37 @@ class TaskQueue:
         if task is not None:
             matching.in_transit -= 1
         return task
+
+    def sample(self, now_ms: int) -> None:
+        """Note how many tasks there have been."""
+        self.watch.sample(now_ms, self.added, len(self.backlog))
+
+    def set_rate(self, rate: float) -> None:
+        """Let no more than `rate` tasks a second go, from now on."""
+        if self.throttle is None:
+            self.throttle = Throttle(rate, self._matching.clock.monotonic_s())
+        elif self.throttle.rate != rate:
+            self.throttle.change(rate)
+
+    def _pump(self) -> None:
+        """Let tasks go to waiting polls as the throttle allows, and come back for the rest."""
+        throttle = self.throttle
+        assert throttle is not None, "only a throttled queue is pumped"
+        clock = self._matching.clock
+        while self.backlog and self.pollers:
+            if self.pollers[0].future.done():
+                self.pollers.popleft()
+            elif throttle.admit(clock.monotonic_s()):
+                self._matching.in_transit += 1
+                self.pollers.popleft().future.set_result(self.backlog.popleft())
+            else:
+                if self._pump_alarm is None:
+                    self._pump_alarm = clock.call_later(throttle.wait_s(), self._pump_again)
+                return
+
+    def _pump_again(self) -> None:
+        self._pump_alarm = None
+        self._pump()
 
     def _arm(self, at_s: float) -> None:
         if self._alarm is not None:
@@ -233,10 +283,10 @@ class TaskQueue:
     def close(self) -> None:
         """Answer every waiting poll empty and forget the timers."""
         self.release(lambda _: True)
-        for alarm in (self._alarm, self._sticky_alarm):
+        for alarm in (self._alarm, self._sticky_alarm, self._pump_alarm):
             if alarm is not None:
                 alarm.cancel()
-        self._alarm = self._sticky_alarm = None
+        self._alarm = self._sticky_alarm = self._pump_alarm = None
 
 
 _Key = tuple[str, str]

@@ -26,8 +26,8 @@ _SEEN_KEPT = 1_000
 class PollerVersions(NamedTuple):
     """What a poller says of the code it runs."""
 
-    capabilities: m.WorkerVersionCapabilities | None
-    deployment: m.WorkerDeploymentOptions | None
+    capabilities: m.WorkerVersionCapabilities
+    deployment: m.WorkerDeploymentOptions
 
 
 class Rates(NamedTuple):

@@ -12,6 +12,7 @@ from perdure.engine.service.histories import HistoryTopic
 from perdure.engine.service.namespaces import NamespaceTopic
 from perdure.engine.service.queries import QueryTopic
 from perdure.engine.service.search_attributes import SearchAttributeTopic
+from perdure.engine.service.task_queues import TaskQueueTopic
 from perdure.engine.service.updates import UpdateTopic
 from perdure.engine.service.visibility import VisibilityTopic
 from perdure.engine.service.workflow_tasks import WorkflowTaskTopic
@@ -30,5 +31,6 @@ class EngineService(
     SearchAttributeTopic,
     WorkflowTaskTopic,
     ActivityTopic,
+    TaskQueueTopic,
 ):
     """The engine as a `perdure.api.WorkflowService`."""

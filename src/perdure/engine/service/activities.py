@@ -10,6 +10,7 @@ from perdure.api import messages as m
 from perdure.engine import history
 from perdure.engine.history import Transition
 from perdure.engine.matching.queue import ActivityTask, Task, TaskQueue
+from perdure.engine.polling import hint, note_rate, note_versions
 from perdure.engine.reads import GONE
 from perdure.engine.service.base import ServiceTopic, invalid
 from perdure.engine.slot import HeldActivity, Slot
@@ -34,10 +35,17 @@ class ActivityTopic(ServiceTopic):
         if not name:
             raise invalid("the task queue has no name")
         worker_key = request.worker_instance_key
-        until_s = 0.0
+        until_s = waited_s = 0.0
         while not (worker_key and self.matching.is_shut(worker_key)):
             # Looked up in each round: an idle queue may have been dropped while this poll was elsewhere.
             queue = self.matching.activity_queue(request.namespace, name)
+            now_ms = self.clock.now_ms()
+            queue.watch.seen[request.identity] = now_ms
+            if now_ms >= queue.watch.sample_due_ms:
+                queue.sample(now_ms)
+            if not self.in_process:
+                note_versions(queue, request)
+                note_rate(queue, request)
             task = queue.take()
             if task is None:
                 until_s = until_s or self.clock.monotonic_s() + self.wait_s(timeout_s)
@@ -47,8 +55,12 @@ class ActivityTopic(ServiceTopic):
                 task = await queue.wait(left_s, request.identity, worker_key)
                 if task is None:
                     break
+                if not self.in_process:
+                    waited_s += left_s - until_s + self.clock.monotonic_s()
             response = await self._take_activity(queue, task, request.identity)
             if response is not None:
+                if not self.in_process:
+                    hint(response, queue, waited_s)
                 return response
         self.engine.check_not_failed()
         return m.PollActivityTaskQueueResponse()

@@ -28,8 +28,6 @@ UNSERVED: dict[str, str] = {
     "reset_workflow_execution": _NOT_YET,
     "delete_workflow_execution": _NOT_YET,
     "list_archived_workflow_executions": _ARCHIVAL,
-    "describe_task_queue": _NOT_YET,
-    "list_task_queue_partitions": _NOT_YET,
     "create_schedule": _SCHEDULES,
     "describe_schedule": _SCHEDULES,
     "update_schedule": _SCHEDULES,

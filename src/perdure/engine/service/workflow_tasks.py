@@ -9,6 +9,7 @@ from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.engine import history
 from perdure.engine.matching.queue import QueryTask, Task, TaskQueue, WorkflowTask
+from perdure.engine.polling import hint, note_versions
 from perdure.engine.queries import PendingQuery
 from perdure.engine.reads import GONE
 from perdure.engine.service.base import ServiceTopic, invalid
@@ -40,11 +41,16 @@ class WorkflowTaskTopic(ServiceTopic):
         sticky = task_queue.kind == _STICKY
         identity = request.identity
         worker_key = request.worker_instance_key
-        until_s = 0.0
+        until_s = waited_s = 0.0
         while not (worker_key and self.matching.is_shut(worker_key)):
             # Looked up in each round: an idle queue may have been dropped while this poll was elsewhere.
             queue = self.matching.workflow_queue(namespace, name)
             now_ms = queue.last_poll_ms = self.clock.now_ms()
+            queue.watch.seen[identity] = now_ms
+            if now_ms >= queue.watch.sample_due_ms:
+                queue.sample(now_ms)
+            if not self.in_process:
+                note_versions(queue, request)
             task = queue.take()
             if task is None:
                 until_s = until_s or self.clock.monotonic_s() + self.wait_s(timeout_s)
@@ -55,6 +61,8 @@ class WorkflowTaskTopic(ServiceTopic):
                 now_ms = queue.last_poll_ms = self.clock.now_ms()
                 if task is None:
                     break
+                if not self.in_process:
+                    waited_s += left_s - until_s + self.clock.monotonic_s()
             response = None
             if self.in_process and isinstance(task, WorkflowTask):
                 response = self.hand_out.workflow_task_nowait(
@@ -63,6 +71,8 @@ class WorkflowTaskTopic(ServiceTopic):
             if response is None:
                 response = await self._take_workflow_task(queue, task, identity, sticky)
             if response is not None:
+                if not self.in_process:
+                    hint(response, queue, waited_s)
                 return response
         self.engine.check_not_failed()
         return m.PollWorkflowTaskQueueResponse()
