@@ -15,6 +15,7 @@ from tests.service.support import (
     Driver,
     complete_workflow,
     names,
+    payloads,
     refusal,
     schedule_activity,
     start_timer,
@@ -85,7 +86,7 @@ async def test_a_sticky_task_carries_only_what_is_new(driver: Driver) -> None:
 
 
 async def test_a_sticky_task_whose_run_left_memory_still_carries_what_is_new(driver: Driver) -> None:
-    await driver.start()
+    await driver.start(input=payloads("long" * 5000))
     sticky = asyncio.ensure_future(driver.service.poll_workflow_task_queue(driver.poll_request(STICKY, sticky=True)))
     await turns()
     await driver.step(start_timer("t", 100), sticky=STICKY)
@@ -93,6 +94,24 @@ async def test_a_sticky_task_whose_run_left_memory_still_carries_what_is_new(dri
     await driver.signal()
     task = await sticky
     assert [event.event_id for event in task.history.events] == [4, 5, 6, 7, 8]
+
+
+async def test_a_short_history_of_a_run_that_left_memory_is_told_whole(driver: Driver) -> None:
+    await driver.start()
+    polls = [
+        asyncio.ensure_future(driver.service.poll_workflow_task_queue(driver.poll_request(STICKY, sticky=True))),
+        asyncio.ensure_future(driver.service.poll_workflow_task_queue(driver.poll_request())),
+    ]
+    await turns()
+    await driver.complete(await polls[1], start_timer("t", 100), sticky=STICKY)
+    assert driver.engine.shard.cache.evict_cold() == 1
+    polls[1] = asyncio.ensure_future(driver.service.poll_workflow_task_queue(driver.poll_request()))
+    await turns()
+    await driver.signal()
+    task = await polls[1]
+    assert [event.event_id for event in task.history.events] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert not polls[0].done()
+    polls[0].cancel()
 
 
 async def test_a_sticky_queue_nobody_polls_is_not_used(driver: Driver) -> None:

@@ -2,7 +2,8 @@
 
 Loading is single-flight: several who ask for one run share one read. Runs nobody holds (`Slot.held`) are *cold*;
 they are kept in order of use and leave memory, oldest first, when their estimated bytes exceed the bound; those that
-rest before those whose tasks wait for a worker, who would have to load them again at once. A run
+rest before those whose tasks wait for a worker, who would have to load them again at once. Those that wait for nothing
+but timers may take only a part of the room: nothing will happen to them soon, and there may be very many. A run
 whose rows are damaged is *quarantined*: everything asked of it is refused with DATA_LOSS, and its neighbours go on.
 
 The index of current runs holds loaded runs only; a miss is looked up in the store. A read that was begun before a
@@ -29,6 +30,11 @@ from perdure.engine.store.port import LoadedRun, Store, StoreCorruptError
 __all__ = ["RunCache"]
 
 _REBUILD_PAGE_BYTES = 4 * 1024 * 1024
+_SHARE_ASLEEP = 4
+"""Runs that wait for timers alone get one part in so many of the bound."""
+
+_FEW = 8
+"""A run with more items than this is looked at no further: it counts as one that waits for other things, too."""
 
 
 class RunCache:
@@ -74,7 +80,12 @@ class RunCache:
         """Cold runs that rest, and the bytes they were counted with, least recently used first."""
         self._waiting: OrderedDict[int, int] = OrderedDict()
         """Cold runs whose tasks wait for a worker, likewise; they leave after those that rest."""
+        self._asleep: OrderedDict[int, int] = OrderedDict()
+        """Cold runs that wait for timers alone, likewise; they leave first."""
+        self._asleep_bytes = 0
+        self._asleep_limit_bytes = limit_bytes // _SHARE_ASLEEP
         self.cold_bytes = 0
+        """Of all three."""
         self._loading: dict[int, asyncio.Future[None]] = {}
         self._reads = 0
         self._drops: dict[tuple[str, str], int] = {}
@@ -116,21 +127,39 @@ class RunCache:
         if slot.gone or slot.held:
             return
         self._forget_cold(slot.key)
-        cold = self._waiting if slot.hot else self._cold
-        cold[slot.key] = slot.size
+        if slot.hot:
+            self._waiting[slot.key] = slot.size
+        elif _is_asleep(slot.run):
+            self._asleep[slot.key] = slot.size
+            self._asleep_bytes += slot.size
+            while self._asleep_bytes > self._asleep_limit_bytes and len(self._asleep) > 1:
+                self._leave(self._asleep)
+        else:
+            self._cold[slot.key] = slot.size
         self.cold_bytes += slot.size
-        while self.cold_bytes > self._limit_bytes and len(self._cold) + len(self._waiting) > 1:
-            others_rest = len(self._cold) > 1 or (cold is self._waiting and len(self._cold) == 1)
-            key, size = (self._cold if others_rest else self._waiting).popitem(last=False)
-            self.cold_bytes -= size
-            victim = self.loaded.get(key)
-            if victim is not None and not victim.held:
-                self.evictions += 1
-                self._on_evicted(victim)
-                self.drop(victim)
+        if self.cold_bytes > self._limit_bytes:
+            self._make_room(slot.key)
+
+    def _make_room(self, used_key: int) -> None:
+        """Let the longest unused leave; the run that has just been used goes last."""
+        for cold in (self._asleep, self._cold, self._waiting):
+            while self.cold_bytes > self._limit_bytes and cold and next(iter(cold)) != used_key:
+                self._leave(cold)
+
+    def _leave(self, cold: OrderedDict[int, int]) -> None:
+        """The longest unused of these leaves memory."""
+        key = next(iter(cold))
+        self._forget_cold(key)
+        victim = self.loaded.get(key)
+        if victim is not None and not victim.held:
+            self.evictions += 1
+            self._on_evicted(victim)
+            self.drop(victim)
 
     def _forget_cold(self, run_key: int) -> None:
-        self.cold_bytes -= self._cold.pop(run_key, 0) + self._waiting.pop(run_key, 0)
+        asleep = self._asleep.pop(run_key, 0)
+        self._asleep_bytes -= asleep
+        self.cold_bytes -= asleep + self._cold.pop(run_key, 0) + self._waiting.pop(run_key, 0)
 
     def evict_cold(self) -> int:
         """Drop every run that nobody holds. Returns how many."""
@@ -278,3 +307,9 @@ class RunCache:
             if error.code is StatusCode.NOT_FOUND:
                 return None
             raise
+
+
+def _is_asleep(run: history.Run) -> bool:
+    """It waits for timers and nothing else, as far as is known here."""
+    items = run.state.items
+    return 0 < len(items) <= _FEW and all(type(item) is history.TimerItem for item in items.values())

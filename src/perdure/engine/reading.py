@@ -81,6 +81,9 @@ class HistoryReader:
             frames += read
             next_id += len(read)
             size += sum(map(len, read))
+            slot = self._cache.loaded.get(run_key)
+            if slot is not None and next_id > slot.durable_event_id:
+                break
         frames = cut(frames, max_events, max_bytes)
         next_id = first_event_id + len(frames)
         slot = self._cache.loaded.get(run_key)

@@ -45,6 +45,8 @@ _LAST_KEY = "last_run_key"
 _LOADS_A_TURN = 20
 """Runs loaded in one turn of the event loop: a load may not suspend by itself."""
 _LATER_MS = 60_000
+_SHORT_BYTES = 16 * 1024
+"""A history up to this size is told whole to a worker that may have forgotten the run, rather than asked for."""
 """When a closed run that cannot be erased yet is looked at again."""
 
 
@@ -474,6 +476,10 @@ class Shard:
         now_ms = self.clock.now_ms()
         self.timers.come(slot.key)
         self.recovery.restore(slot, now_ms)
+        state = slot.run.state
+        if not state.task_scheduled_event_id and state.history_bytes <= _SHORT_BYTES:
+            # It was at rest for so long that it left memory here, and so it will have at its worker.
+            state.sticky_queue = ""
         transition = history.flush_buffered(slot.run, now_ms=now_ms)
         if transition.changed:
             self.apply(slot, transition, offer=False)

@@ -274,11 +274,20 @@ class _Visitor(ast.NodeVisitor):
         return _of_perdure(target) and getattr(target, "__name__", "") in _SUSPENDING
 
 
+def _parse(text: str) -> ast.Module:
+    try:
+        return ast.parse(text)
+    except SystemError:
+        # Some releases of Python lose count of the depth when the garbage collector runs meanwhile and something it
+        # ends is logged, which parses lines, too (python/cpython issue 106905).
+        return ast.parse(text)
+
+
 def _functions_in(text: str) -> dict[tuple[str, int], list[FunctionNode]]:
     """The functions of a source text by name and first line, as code objects have them; lambdas may share both."""
     found: dict[tuple[str, int], list[FunctionNode]] = {}
     try:
-        tree = ast.parse(text)
+        tree = _parse(text)
     except (SyntaxError, ValueError):
         return found
     for node in ast.walk(tree):

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from perdure.api import messages as m
 from perdure.exceptions import NondeterminismError
-from perdure.replay.calls import command
+from perdure.replay.calls import Timer, command
 from perdure.replay.commands import PATCH_MARKER, STEP_MARKER
 from perdure.replay.definition import WorkflowDefinition
 from perdure.replay.events import APPLY, PASSED, RECORDED, Expected
@@ -45,6 +45,8 @@ BASE_BYTES = 4_000
 """Rough memory of a run that waits for one thing, measured."""
 CALL_BYTES = 800
 TASK_BYTES = 1_400
+_SHORT_EVENTS = 50
+_FEW_CALLS = 8
 
 
 class WorkflowRun:
@@ -111,6 +113,20 @@ class WorkflowRun:
             + TASK_BYTES * len(runtime.loop.tasks)
             + 2 * runtime.kept_bytes
         )
+
+    @property
+    def asleep(self) -> bool:
+        """It waits for a few timers and nothing else, and its history is short: replaying it costs next to nothing."""
+        runtime = self._runtime
+        if self.next_event_id > _SHORT_EVENTS or runtime.conditions:
+            return False
+        for issued in runtime.commands:
+            if type(issued.call) is not Timer:
+                return False
+        for call in runtime.pending.values():
+            if type(call) is not Timer:
+                return False
+        return 0 < len(runtime.pending) + len(runtime.commands) <= _FEW_CALLS
 
     @property
     def task_timeout_s(self) -> float:

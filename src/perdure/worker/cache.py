@@ -3,6 +3,9 @@
 An entry is `busy` while a task or query uses it; others wait for their turn (`CachedRun.wait_free`). The least recently
 used entries that are not busy are evicted when the bound is passed. Evicting is always safe: the next task replays. A
 run whose steps are under way stays: they would be cancelled with it and begin again.
+
+Runs that are asleep (they wait for timers alone, and replaying them costs next to nothing) may take only a part of the
+room: there may be very many of them, and nothing happens to them soon.
 """
 
 from __future__ import annotations
@@ -15,6 +18,9 @@ from perdure.worker.steps import RunningSteps
 
 __all__ = ["CachedRun", "RunCache"]
 
+_SHARE_ASLEEP = 4
+"""Runs that are asleep get one part in so many of the bound."""
+
 
 class CachedRun:
     """One workflow in memory.
@@ -24,9 +30,10 @@ class CachedRun:
         steps: its `workflow.step` functions that are under way; cancelled with the entry.
         size_bytes: what the cache counts for it.
         busy: somebody uses it.
+        asleep: the cache counts it among those that are asleep.
     """
 
-    __slots__ = ("_free", "busy", "run", "run_id", "size_bytes", "steps")
+    __slots__ = ("_free", "asleep", "busy", "run", "run_id", "size_bytes", "steps")
 
     def __init__(self, run_id: str, run: WorkflowRun) -> None:
         self.run_id = run_id
@@ -34,6 +41,7 @@ class CachedRun:
         self.steps = RunningSteps()
         self.size_bytes = 0
         self.busy = False
+        self.asleep = False
         self._free: asyncio.Event | None = None
 
     async def wait_free(self) -> None:
@@ -69,6 +77,9 @@ class RunCache:
         self.total_bytes = 0
         self.evictions = 0
         self._entries: OrderedDict[str, CachedRun] = OrderedDict()
+        self._asleep: OrderedDict[str, CachedRun] = OrderedDict()
+        """Those of the entries that are asleep, the least recently used first."""
+        self._asleep_bytes = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -78,6 +89,8 @@ class RunCache:
         entry = self._entries.get(run_id)
         if entry is not None:
             self._entries.move_to_end(run_id)
+            if entry.asleep:
+                self._wake(entry)
         return entry
 
     def put(self, entry: CachedRun) -> None:
@@ -90,8 +103,25 @@ class RunCache:
         if self._entries.get(entry.run_id) is entry:
             self.total_bytes += size_bytes - entry.size_bytes
             entry.size_bytes = size_bytes
+            if entry.run.asleep:
+                self._lull(entry)
         if self.total_bytes > self.max_bytes:
             self._evict_some(entry)
+
+    def _lull(self, entry: CachedRun) -> None:
+        """Count it among those that are asleep, and let the oldest of them go if they are too many."""
+        if not entry.asleep:
+            entry.asleep = True
+            self._asleep[entry.run_id] = entry
+            self._asleep_bytes += entry.size_bytes
+        while self._asleep_bytes * _SHARE_ASLEEP > self.max_bytes and len(self._asleep) > 1:
+            self.evictions += 1
+            self.drop(next(iter(self._asleep.values())))
+
+    def _wake(self, entry: CachedRun) -> None:
+        entry.asleep = False
+        del self._asleep[entry.run_id]
+        self._asleep_bytes -= entry.size_bytes
 
     def _evict_some(self, done: CachedRun) -> None:
         # One pass at most, and no copy of the entries: this runs after every task while the cache is full. An entry
@@ -115,6 +145,8 @@ class RunCache:
     def drop(self, entry: CachedRun) -> None:
         """Remove a run and close it. Harmless to repeat."""
         if self._entries.get(entry.run_id) is entry:
+            if entry.asleep:
+                self._wake(entry)
             del self._entries[entry.run_id]
             self.total_bytes -= entry.size_bytes
             entry.size_bytes = 0

@@ -9,9 +9,9 @@ from perdure.replay.run import WorkflowRun
 from perdure.worker.cache import CachedRun, RunCache
 
 
-def used(cache: RunCache, run_id: str, size_bytes: int) -> CachedRun:
+def used(cache: RunCache, run_id: str, size_bytes: int, *, asleep: bool = False) -> CachedRun:
     """A run of that size that has just been used."""
-    run = cast("WorkflowRun", SimpleNamespace(estimated_bytes=size_bytes, close=lambda: None))
+    run = cast("WorkflowRun", SimpleNamespace(estimated_bytes=size_bytes, asleep=asleep, close=lambda: None))
     entry = CachedRun(run_id, run)
     cache.put(entry)
     cache.measure(entry)
@@ -44,3 +44,26 @@ def test_a_bound_of_zero_keeps_nothing() -> None:
     used(cache, "a", 40)
     assert len(cache) == 0
     assert cache.total_bytes == 0
+
+
+def test_those_asleep_leave_room_for_the_others() -> None:
+    cache = RunCache(400)
+    used(cache, "awake", 40)
+    for name in ("a", "b", "c", "d"):
+        used(cache, name, 40, asleep=True)
+    assert cache.total_bytes == 120, "a hundred bytes are theirs"
+    assert [name for name in ("awake", "a", "b", "c", "d") if cache.get(name) is not None] == ["awake", "c", "d"]
+
+
+def test_one_that_wakes_counts_with_the_others_again() -> None:
+    cache = RunCache(400)
+    first = used(cache, "first", 40, asleep=True)
+    assert cache.get("first") is first
+    for name in ("a", "b", "c"):
+        used(cache, name, 40, asleep=True)
+    assert cache.get("first") is first
+    cache.drop(first)
+    cache.clear()
+    assert cache.total_bytes == 0
+    used(cache, "alone", 4000, asleep=True)
+    assert cache.get("alone") is not None, "one alone may be larger than the part"
