@@ -81,6 +81,14 @@ class WorkflowService(Protocol):
         self, request: ws.TerminateWorkflowExecutionRequest
     ) -> ws.TerminateWorkflowExecutionResponse: ...
 
+    async def delete_workflow_execution(
+        self, request: ws.DeleteWorkflowExecutionRequest
+    ) -> ws.DeleteWorkflowExecutionResponse: ...
+
+    async def update_workflow_execution_options(
+        self, request: ws.UpdateWorkflowExecutionOptionsRequest
+    ) -> ws.UpdateWorkflowExecutionOptionsResponse: ...
+
     async def describe_workflow_execution(
         self, request: ws.DescribeWorkflowExecutionRequest
     ) -> ws.DescribeWorkflowExecutionResponse: ...

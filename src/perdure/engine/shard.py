@@ -24,6 +24,7 @@ from perdure.api import messages as m
 from perdure.engine import history
 from perdure.engine.cache import RunCache
 from perdure.engine.commit import CommitFuture, Committer, Group
+from perdure.engine.erasing import Erasing
 from perdure.engine.history import Lineage, NextRun, Transition
 from perdure.engine.matching.queue import ActivityTask, Matching, QueryTask, WorkflowTask
 from perdure.engine.namespaces import Namespace, Namespaces
@@ -44,10 +45,8 @@ __all__ = ["Shard"]
 _LAST_KEY = "last_run_key"
 _LOADS_A_TURN = 20
 """Runs loaded in one turn of the event loop: a load may not suspend by itself."""
-_LATER_MS = 60_000
 _SHORT_BYTES = 16 * 1024
 """A history up to this size is told whole to a worker that may have forgotten the run, rather than asked for."""
-"""When a closed run that cannot be erased yet is looked at again."""
 
 
 class Shard:
@@ -95,6 +94,7 @@ class Shard:
         self.on_settled = on_settled
         self._last_key = 0
         self.recovery = Recovery(self)
+        self.erasing = Erasing(self)
         self._background: set[asyncio.Task[None]] = set()
         self._stopped = False
 
@@ -226,7 +226,7 @@ class Shard:
         """A run has closed: it stays as long as its namespace says now."""
         state = slot.run.state
         namespace = self.namespaces.by_name.get(state.namespace)
-        if namespace is not None:
+        if namespace is not None and not state.deleted:
             state.retain_until_ms = state.close_ms + namespace.retention_ms
 
     def durable(self, slot: Slot) -> CommitFuture | None:
@@ -290,7 +290,7 @@ class Shard:
         run = slot.run
         if run.is_open:
             return history.next_deadline_ms(run)
-        return run.state.retain_until_ms if self.config.erase_closed else None
+        return self.erasing.due_ms(run.state)
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
@@ -427,23 +427,14 @@ class Shard:
             transition = history.wake(run, limits=self.limits, new_id=self.ids.new_id, now_ms=now_ms)
             if transition.changed:
                 self.apply(slot, transition)
-        elif self.config.erase_closed and run.state.retain_until_ms <= now_ms:
-            if not slot.held:
-                self._erase(slot)
-                return
-            self.timers.register(slot, now_ms + _LATER_MS)
+        elif self.erasing.wake(slot, now_ms):
             return
         self.register(slot)
         assert slot.due_ms > now_ms, "what was due has been fired"
 
-    def _erase(self, slot: Slot) -> None:
-        """The retention of a closed run is over."""
-        group = self.committer.group
-        group.erased.append(slot.key)
-        group.metas.append((_LAST_KEY, str(self._last_key).encode()))
-        self.cache.drop(slot)
-        self.cache.erasing.add(slot.key)
-        self.committer.touch()
+    def last_key_row(self) -> tuple[str, bytes]:
+        """The largest run key given so far, for the store to remember when its run goes."""
+        return _LAST_KEY, str(self._last_key).encode()
 
     def next_deadline_ms(self) -> int | None:
         """The earliest deadline that is not stale, as far as memory knows."""
@@ -518,7 +509,7 @@ class Shard:
             due_ms = history.next_deadline_ms(run)
             wake_ms = 0 if history.hot(run) else due_ms
         else:
-            due_ms = state.retain_until_ms if self.config.erase_closed else None
+            due_ms = self.erasing.due_ms(state)
             wake_ms = 0 if state.outbox else due_ms
         if due_ms is not None and due_ms < slot.due_ms:
             self.timers.register(slot, due_ms)
@@ -567,6 +558,8 @@ class Shard:
         for slot in group.slots:
             if not slot.held:
                 cool(slot)
+        if self.erasing.doomed:
+            self.erasing.erase_doomed()
         self.on_settled()
 
     def lose_groups(self, groups: list[Group], error: RpcError) -> None:

@@ -20,6 +20,7 @@ from perdure.engine.history.activity import (
     start_activity,
 )
 from perdure.engine.history.child import child_closed, child_lineage
+from perdure.engine.history.closing import delete_run
 from perdure.engine.history.completion import complete_workflow_task
 from perdure.engine.history.deadlines import hot, next_deadline_ms, wake_at_ms
 from perdure.engine.history.describe import VisibilityFields, describe, fill_info, visibility_row
@@ -28,6 +29,7 @@ from perdure.engine.history.evolve import fold, folded_view
 from perdure.engine.history.external import message_delivered
 from perdure.engine.history.holding import activity_left, hold_activity, release_activity
 from perdure.engine.history.lifecycle import request_cancel, signal, start_run, terminate
+from perdure.engine.history.options import options_of, update_options
 from perdure.engine.history.priorities import rank_of
 from perdure.engine.history.state import (
     ActivityItem,
@@ -90,6 +92,7 @@ __all__ = [
     "complete_activity",
     "complete_workflow_task",
     "decode",
+    "delete_run",
     "describe",
     "dispatchable_activities",
     "encode",
@@ -104,6 +107,7 @@ __all__ = [
     "hold_activity",
     "hot",
     "message_delivered",
+    "options_of",
     "next_deadline_ms",
     "rank_of",
     "release_activity",
@@ -116,6 +120,7 @@ __all__ = [
     "task_of",
     "task_frames",
     "terminate",
+    "update_options",
     "visibility_row",
     "wake",
     "wake_at_ms",

@@ -68,6 +68,16 @@ def terminate(transition: Transition, reason: str, details: m.Payloads | None, i
     close(transition, events.workflow_terminated(event_id, transition.now_ms, reason, details, identity))
 
 
+def delete_run(run: Run, *, identity: str, now_ms: int) -> Transition:
+    """Mark a run to be erased, after ending it if it is open."""
+    transition = Transition(run, now_ms)
+    if run.is_open:
+        terminate(transition, "deleted", None, identity)
+    run.state.deleted = True
+    run.state.retain_until_ms = now_ms
+    return transition
+
+
 def complete(
     transition: Transition,
     result: m.Payloads | None,

@@ -45,6 +45,7 @@ _TIMER_CANCELED = _T.EVENT_TYPE_TIMER_CANCELED
 _MARKER_RECORDED = _T.EVENT_TYPE_MARKER_RECORDED
 _SEARCH_ATTRIBUTES = _T.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES
 _PROPERTIES = _T.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED
+_OPTIONS = _T.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED
 
 _NORMAL = m.TaskQueueKind.TASK_QUEUE_KIND_NORMAL
 _STICKY = m.TaskQueueKind.TASK_QUEUE_KIND_STICKY
@@ -483,4 +484,13 @@ def properties_modified(event_id: int, at_ms: int, memo: m.Memo | None, complete
     attributes.workflow_task_completed_event_id = completed_event_id
     if memo is not None:
         attributes.upserted_memo.CopyFrom(memo)
+    return event
+
+
+def options_updated(
+    event_id: int, at_ms: int, attributes: m.WorkflowExecutionOptionsUpdatedEventAttributes
+) -> m.HistoryEvent:
+    event = new_event(event_id, at_ms, _OPTIONS)
+    event.workflow_execution_options_updated_event_attributes.CopyFrom(attributes)
+    event.worker_may_ignore = True
     return event

@@ -131,6 +131,15 @@ def apply_search_attributes(state: RunState, upserted: m.SearchAttributes) -> No
     state.search_attributes = attributes.SerializeToString(deterministic=True)
 
 
+def apply_options_updated(state: RunState, attributes: m.WorkflowExecutionOptionsUpdatedEventAttributes) -> None:
+    if attributes.unset_versioning_override:
+        state.versioning = b""
+    elif attributes.HasField("versioning_override"):
+        state.versioning = attributes.versioning_override.SerializeToString()
+    if attributes.HasField("priority"):
+        state.priority = attributes.priority.SerializeToString()
+
+
 def merge_payloads(target: MutableMapping[str, m.Payload], upserted: MutableMapping[str, m.Payload]) -> None:
     """Merge maps of payloads; an empty payload removes its key."""
     for key in upserted:
@@ -256,6 +265,10 @@ def _cancel_initiated(state: RunState, event_id: int, at_ms: int, attributes: An
     )
 
 
+def _options_updated(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:
+    apply_options_updated(state, attributes)
+
+
 def _memo_modified(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:
     apply_memo_modified(state, attributes.upserted_memo)
 
@@ -336,6 +349,7 @@ APPLIERS: Final[dict[int, Applier]] = dict(
         _applier(_T.EVENT_TYPE_MARKER_RECORDED, _no_effect),
         _applier(_T.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES, _search_attributes),
         _applier(_T.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED, _memo_modified),
+        _applier(_T.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED, _options_updated),
         _applier(_T.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED, _child_initiated),
         _applier(_T.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_FAILED, _initiated_closed),
         _applier(_T.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED, _child_started),
@@ -393,6 +407,7 @@ _NOT_IN_HISTORY: Final = frozenset(
         "start_request_id",
         "retain_until_ms",
         "retention_ms",
+        "deleted",
         "task_scheduled_at_ms",
         "task_attempt",
         "task_not_before_ms",

@@ -248,6 +248,8 @@ class RunState(Struct, array_like=True):
     started_attributes: bytes = b""
     """Serialized WorkflowExecutionStartedEventAttributes, kept only where a retry policy or a cron schedule may need
     them again."""
+    deleted: bool = False
+    """Closed, and to be erased as soon as nothing of it is under way."""
 
 
 class WorkflowTaskLive(Struct, gc=False):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from perdure.engine.service.activities import ActivityTopic
 from perdure.engine.service.histories import HistoryTopic
 from perdure.engine.service.namespaces import NamespaceTopic
+from perdure.engine.service.operations import OperationTopic
 from perdure.engine.service.queries import QueryTopic
 from perdure.engine.service.search_attributes import SearchAttributeTopic
 from perdure.engine.service.task_queues import TaskQueueTopic
@@ -24,6 +25,7 @@ __all__ = ["EngineService"]
 class EngineService(
     NamespaceTopic,
     WorkflowTopic,
+    OperationTopic,
     QueryTopic,
     UpdateTopic,
     HistoryTopic,

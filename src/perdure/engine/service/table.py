@@ -26,7 +26,6 @@ _NOT_YET = "it is not supported yet"
 
 UNSERVED: dict[str, str] = {
     "reset_workflow_execution": _NOT_YET,
-    "delete_workflow_execution": _NOT_YET,
     "list_archived_workflow_executions": _ARCHIVAL,
     "create_schedule": _SCHEDULES,
     "describe_schedule": _SCHEDULES,
@@ -56,7 +55,6 @@ UNSERVED: dict[str, str] = {
     "unpause_activity_execution": _STANDALONE,
     "reset_activity": _NOT_YET,
     "reset_activity_execution": _STANDALONE,
-    "update_workflow_execution_options": _NOT_YET,
     "describe_deployment": _DEPLOYMENTS,
     "describe_worker_deployment_version": _DEPLOYMENTS,
     "describe_worker_deployment": _DEPLOYMENTS,

@@ -1,0 +1,52 @@
+"""What operators do to single workflows: delete them, change their options."""
+
+from __future__ import annotations
+
+from perdure.api import messages as m
+from perdure.api.durations import set_timestamp_ms
+from perdure.engine import history
+from perdure.engine.service.base import ServiceTopic, invalid
+from perdure.engine.slot import Slot
+
+__all__ = ["OperationTopic"]
+
+
+class OperationTopic(ServiceTopic):
+    """DeleteWorkflowExecution and UpdateWorkflowExecutionOptions."""
+
+    async def delete_workflow_execution(
+        self, request: m.DeleteWorkflowExecutionRequest
+    ) -> m.DeleteWorkflowExecutionResponse:
+        """Delete a run, the current one if none is named; an open one is terminated first.
+
+        Raises:
+            RpcError: NOT_FOUND.
+        """
+        self.check(request.namespace)
+        slot = await self.find_run(request.namespace, request.workflow_execution)
+        await self.shard.erasing.delete(slot, "history-service")
+        return m.DeleteWorkflowExecutionResponse()
+
+    async def update_workflow_execution_options(
+        self, request: m.UpdateWorkflowExecutionOptionsRequest
+    ) -> m.UpdateWorkflowExecutionOptionsResponse:
+        """Change what the update mask names. Raises RpcError NOT_FOUND, INVALID_ARGUMENT, UNIMPLEMENTED."""
+        self.check(request.namespace)
+        slot = await self.find_run(request.namespace, request.workflow_execution)
+        await self.transact(
+            slot,
+            history.update_options,
+            request.workflow_execution_options,
+            list(request.update_mask.paths),
+            identity=request.identity,
+        )
+        response = m.UpdateWorkflowExecutionOptionsResponse()
+        response.workflow_execution_options.CopyFrom(history.options_of(slot.run.state))
+        set_timestamp_ms(response.update_time, self.clock.now_ms())
+        return response
+
+    async def find_run(self, namespace: str, execution: m.WorkflowExecution) -> Slot:
+        """The run a caller speaks of."""
+        if not execution.workflow_id:
+            raise invalid("the workflow id is missing")
+        return await self.cache.find(namespace, execution.workflow_id, execution.run_id)
