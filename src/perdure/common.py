@@ -101,11 +101,31 @@ class Priority:
         priority_key: 1 (first) to 5 (last); None = the default, 3.
         fairness_key: tasks of different keys take turns.
         fairness_weight: how often this key's turn comes, relative to the others.
+
+    Raises:
+        TypeError: the priority key is not a whole number.
+        ValueError: it is below 1.
     """
 
     priority_key: int | None = None
     fairness_key: str | None = None
     fairness_weight: float | None = None
+
+    def __post_init__(self) -> None:
+        key: object = self.priority_key
+        if key is not None and (not isinstance(key, int) or isinstance(key, bool)):
+            raise TypeError(f"priority_key has to be a whole number, not {key!r}")
+        if key is not None and key < 1:
+            raise ValueError("priority_key begins at 1, which goes first")
+
+    @staticmethod
+    def from_proto(proto: m.Priority) -> Priority:
+        """The priority an API message holds."""
+        return Priority(
+            priority_key=proto.priority_key if proto.priority_key > 0 else None,
+            fairness_key=proto.fairness_key or None,
+            fairness_weight=proto.fairness_weight or None,
+        )
 
     def apply_to_proto(self, proto: m.Priority) -> None:
         """Write this priority into an API message."""

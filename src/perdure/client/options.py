@@ -45,6 +45,7 @@ class StartOptions(TypedDict, total=False):
         id_reuse_policy: what happens if a closed workflow has this id.
         id_conflict_policy: what happens if a running workflow has this id.
         retry_policy: retries of the whole workflow; none when left out.
+        cron_schedule: run it again and again, by the calendar: ``"0 9 * * MON-FRI"``, ``"@every 90s"``.
         start_delay: wait before the first workflow task.
         memo: values shown by list and describe.
         search_attributes: values to find it by: `TypedSearchAttributes`, or lists of values by name.
@@ -64,6 +65,7 @@ class StartOptions(TypedDict, total=False):
     id_reuse_policy: WorkflowIDReusePolicy
     id_conflict_policy: WorkflowIDConflictPolicy
     retry_policy: RetryPolicy | None
+    cron_schedule: str
     start_delay: timedelta | None
     memo: Mapping[str, Any] | None
     search_attributes: SearchAttributes | None
@@ -172,6 +174,7 @@ def start_request(
         workflow_type=m.WorkflowType(name=target.name),
         task_queue=m.TaskQueue(name=options.get("task_queue", DEFAULT_TASK_QUEUE)),
         identity=identity,
+        cron_schedule=options.get("cron_schedule", ""),
         request_id=options.get("request_id") or str(uuid.uuid4()),
         workflow_id_reuse_policy=reuse.value,  # pyright: ignore[reportArgumentType] - an open enum is an int
         workflow_id_conflict_policy=conflict.value,  # pyright: ignore[reportArgumentType] - an open enum is an int

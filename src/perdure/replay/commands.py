@@ -16,7 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from perdure.api import messages as m
 from perdure.api.durations import ms_of_timedelta, set_duration_ms
 from perdure.api.wire import sized, sized_tag, varint
-from perdure.common import RetryPolicy
+from perdure.common import Priority, RetryPolicy
 from perdure.replay.calls import (
     ActivityHandle,
     ChildHandle,
@@ -178,6 +178,9 @@ def start_child(
     id_reuse_policy: int,
     retry_policy: RetryPolicy | None,
     cron_schedule: str,
+    priority: Priority | None,
+    summary: m.Payload | None,
+    details: m.Payload | None,
     memo: Mapping[str, m.Payload],
     search_attributes: Mapping[str, m.Payload],
 ) -> m.Command:
@@ -197,6 +200,12 @@ def start_child(
     set_timeout(attrs.workflow_task_timeout, task_timeout)
     if retry_policy is not None:
         retry_policy.apply_to_proto(attrs.retry_policy)
+    if priority is not None:
+        priority.apply_to_proto(attrs.priority)
+    if summary is not None:
+        result.user_metadata.summary.CopyFrom(summary)
+    if details is not None:
+        result.user_metadata.details.CopyFrom(details)
     _fill(attrs.memo.fields, memo)
     _fill(attrs.search_attributes.indexed_fields, search_attributes)
     return result

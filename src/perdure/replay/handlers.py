@@ -18,7 +18,7 @@ from perdure.api import messages as m
 from perdure.common import RawValue
 from perdure.exceptions import DefinitionError
 from perdure.replay.definition import HandlerDefinition, Signature
-from perdure.replay.frames import stack_trace
+from perdure.replay.described import BUILT_IN_QUERIES
 from perdure.replay.loop import ReadyHandle
 from perdure.replay.ports import PayloadConverter
 from perdure.replay.unfinished import HandlerUnfinishedPolicy
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Handler", "Handlers"]
 
 log = logging.getLogger("perdure.workflow")
-
-STACK_TRACE_QUERY = "__stack_trace"
 
 _ANSWERED = m.QueryResultType.QUERY_RESULT_TYPE_ANSWERED
 _FAILED = m.QueryResultType.QUERY_RESULT_TYPE_FAILED
@@ -141,6 +139,14 @@ class Handlers:
         handler = self._queries.get(name)
         return handler.fn if handler is not None else None
 
+    def signal_names(self) -> list[str | None]:
+        """Names that have a signal handler; None for the dynamic one."""
+        return list(self._signals)
+
+    def query_names(self) -> list[str | None]:
+        """Likewise for queries."""
+        return list(self._queries)
+
     def _drain(self) -> None:
         if not self._waiting:
             return
@@ -216,8 +222,9 @@ class Handlers:
         runtime = self._runtime
         name = query.query_type
         try:
-            if name == STACK_TRACE_QUERY:
-                value, hint = stack_trace(runtime.loop.pending_tasks()), str
+            built_in = BUILT_IN_QUERIES.get(name)
+            if built_in is not None:
+                value, hint = built_in[0](runtime), built_in[1]
             else:
                 handler = self._find(self._queries, name)
                 if handler is None:

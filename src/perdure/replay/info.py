@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from perdure.api import messages as m
 from perdure.api.durations import datetime_of_ms, duration_ms
-from perdure.common import RetryPolicy
+from perdure.common import Priority, RetryPolicy
 
 __all__ = ["Info", "ParentInfo", "RootInfo", "TaskInfo", "info_of"]
 
@@ -55,6 +55,7 @@ class Info:
     original_execution_run_id: str
     parent: ParentInfo | None
     root: RootInfo | None
+    priority: Priority
     raw_memo: Mapping[str, m.Payload]
     retry_policy: RetryPolicy | None
     run_id: str
@@ -111,6 +112,7 @@ def info_of(
         original_execution_run_id=attrs.original_execution_run_id or run_id,
         parent=parent,
         root=root,
+        priority=Priority.from_proto(attrs.priority),
         raw_memo=dict(attrs.memo.fields),
         retry_policy=RetryPolicy.from_proto(attrs.retry_policy) if attrs.HasField("retry_policy") else None,
         run_id=run_id,

@@ -166,6 +166,10 @@ class Updates:
         handler = self._exactly(name)
         return handler.fn if handler is not None else None
 
+    def names(self) -> list[str | None]:
+        """Names that have a handler; None for the dynamic one."""
+        return list(self._handlers)
+
     def _exactly(self, name: str | None) -> Handler | None:
         """The handler of a name; those of the definition are bound when first asked for."""
         handler = self._handlers.get(name)

@@ -23,7 +23,7 @@ from perdure.activity.context import Info
 from perdure.activity.definition import Activity
 from perdure.api import messages as m
 from perdure.api.durations import datetime_of_ms, duration_ms, timestamp_ms
-from perdure.common import RetryPolicy
+from perdure.common import Priority, RetryPolicy
 from perdure.converter import DataConverter
 from perdure.exceptions import CancelledError
 from perdure.worker.heartbeats import CancelReason, HeartbeatSender
@@ -67,6 +67,7 @@ def info_of(task: m.PollActivityTaskQueueResponse, converter: DataConverter, tas
         heartbeat_timeout=_span(duration_ms(task.heartbeat_timeout)),
         heartbeat_details=converter.from_payloads(heartbeat_payloads(task)),
         retry_policy=RetryPolicy.from_proto(task.retry_policy) if task.HasField("retry_policy") else None,
+        priority=Priority.from_proto(task.priority) if task.HasField("priority") else None,
         headers=dict(task.header.fields),
     )
 

@@ -18,7 +18,7 @@ from perdure.common import ParentClosePolicy
 from perdure.exceptions import NondeterminismError, ReadOnlyContextError
 from perdure.replay.calls import ActivityHandle, ChildHandle, ChildWorkflowCancellationType
 from perdure.replay.endings import ContinueAsNewError
-from perdure.replay.info import Info, ParentInfo, RootInfo
+from perdure.replay.info import ParentInfo, RootInfo
 from perdure.replay.ports import ActivityCancellationType
 from perdure.replay.unfinished import (
     HandlerUnfinishedPolicy,
@@ -47,10 +47,12 @@ from perdure.workflow._children import (
     start_child_workflow,
 )
 from perdure.workflow._context import (
+    Info,
     LoggerAdapter,
     all_handlers_finished,
     cancellation_reason,
     deprecate_patch,
+    get_current_details,
     get_last_completion_result,
     get_last_failure,
     has_last_completion_result,
@@ -66,6 +68,7 @@ from perdure.workflow._context import (
     payload_converter,
     random,
     random_seed,
+    set_current_details,
     sleep,
     step,
     time,
@@ -136,6 +139,7 @@ __all__ = [
     "execute_activity",
     "execute_activity_method",
     "execute_child_workflow",
+    "get_current_details",
     "get_dynamic_query_handler",
     "get_dynamic_signal_handler",
     "get_dynamic_update_handler",
@@ -163,6 +167,7 @@ __all__ = [
     "random_seed",
     "run",
     "search_attributes",
+    "set_current_details",
     "set_dynamic_query_handler",
     "set_dynamic_signal_handler",
     "set_dynamic_update_handler",

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Generic, NoReturn, TypedDict, TypeVar, Unpack, cast, overload
 
-from perdure.common import ParentClosePolicy, RetryPolicy, WorkflowIDReusePolicy
+from perdure.common import ParentClosePolicy, Priority, RetryPolicy, WorkflowIDReusePolicy
 from perdure.converter.attributes import SearchAttributes, encode_search_attributes
 from perdure.exceptions import DefinitionError
 from perdure.replay import context
@@ -45,6 +45,9 @@ class ChildWorkflowConfig(TypedDict, total=False):
         cron_schedule: run it again and again.
         memo: values shown by list and describe.
         search_attributes: values to find it by.
+        static_summary: one line for people.
+        static_details: several lines for people.
+        priority: which of several waiting tasks goes first; this workflow's own when left out.
     """
 
     id: str | None
@@ -59,6 +62,9 @@ class ChildWorkflowConfig(TypedDict, total=False):
     cron_schedule: str
     memo: Mapping[str, Any] | None
     search_attributes: SearchAttributes | None
+    static_summary: str | None
+    static_details: str | None
+    priority: Priority | None
 
 
 _CHILD_OPTIONS = frozenset(ChildWorkflowConfig.__annotations__)
@@ -148,6 +154,7 @@ def _start_child(
         raise TypeError(f"a child has no option {min(unknown)!r}; there are {', '.join(sorted(_CHILD_OPTIONS))}")
     check_options(given)
     attributes = given.pop("search_attributes", None)
+    summary, details = given.pop("static_summary", None), given.pop("static_details", None)
     return runtime.start_child(
         name,
         args,
@@ -159,12 +166,14 @@ def _start_child(
         memo=given.pop("memo", None),
         search_attributes=encode_search_attributes(runtime.converter, attributes) if attributes else None,
         parent_close_policy=int(given.pop("parent_close_policy", ParentClosePolicy.TERMINATE)),
+        summary=runtime.converter.to_payload(summary) if summary is not None else None,
+        details=runtime.converter.to_payload(details) if details is not None else None,
         id_reuse_policy=int(given.pop("id_reuse_policy", WorkflowIDReusePolicy.ALLOW_DUPLICATE)),
         **{"execution_timeout": None, "run_timeout": None, "task_timeout": None, **_REST, **given},
     )
 
 
-_REST: dict[str, Any] = {"retry_policy": None, "cron_schedule": ""}
+_REST: dict[str, Any] = {"retry_policy": None, "cron_schedule": "", "priority": None}
 
 
 @overload

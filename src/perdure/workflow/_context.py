@@ -8,21 +8,26 @@ import random as random_module
 import uuid
 from collections.abc import Awaitable, Callable, Generator, Mapping, MutableMapping
 from contextlib import contextmanager
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, TypeVarTuple, cast, overload
 
-from perdure.common import RetryPolicy
+from perdure.common import RetryPolicy, TypedSearchAttributes
 from perdure.converter import DataConverter
+from perdure.converter.attributes import decode_search_attributes
 from perdure.replay import context, guard
 from perdure.replay.definition import UNSET
-from perdure.replay.info import Info
+from perdure.replay.described import CURRENT_DETAILS
+from perdure.replay.info import Info as PlainInfo
 from perdure.replay.runtime import WorkflowRuntime
 
 __all__ = [
+    "Info",
     "LoggerAdapter",
     "all_handlers_finished",
     "cancellation_reason",
     "deprecate_patch",
+    "get_current_details",
     "get_last_completion_result",
     "get_last_failure",
     "has_last_completion_result",
@@ -38,6 +43,7 @@ __all__ = [
     "payload_converter",
     "random",
     "random_seed",
+    "set_current_details",
     "sleep",
     "step",
     "time",
@@ -54,6 +60,8 @@ _R = TypeVar("_R")
 _Args = TypeVarTuple("_Args")
 
 _RANDOM = "random"
+_INFO = "info"
+_INFO_FIELDS = tuple(field.name for field in fields(PlainInfo))
 
 MICROSECOND_NS = 1000
 
@@ -63,9 +71,38 @@ def in_workflow() -> bool:
     return context.current() is not None
 
 
+class Info(PlainInfo):
+    """The running workflow. `original_execution_run_id` outlives a reset, `run_id` does not."""
+
+    __slots__ = ()
+
+    @property
+    def typed_search_attributes(self) -> TypedSearchAttributes:
+        """The search attributes this workflow has now."""
+        runtime = context.must_be()
+        return decode_search_attributes(runtime.converter, runtime.raw_search_attributes())
+
+
 def info() -> Info:
     """What is known about the running workflow."""
-    return context.must_be().info()
+    runtime = context.must_be()
+    found = runtime.scratch.get(_INFO)
+    if found is None:
+        plain = runtime.info()
+        found = runtime.scratch[_INFO] = Info(**{name: getattr(plain, name) for name in _INFO_FIELDS})
+    return cast("Info", found)
+
+
+def get_current_details() -> str:
+    """What `set_current_details` has set last."""
+    return cast("str", context.must_be().scratch.get(CURRENT_DETAILS, ""))
+
+
+def set_current_details(details: str) -> None:
+    """Say in a few lines, for people who look at the running workflow, what it is doing. Nothing is recorded."""
+    runtime = context.must_be()
+    runtime.check_writable("set the current details")
+    runtime.scratch[CURRENT_DETAILS] = details
 
 
 def instance() -> Any:
