@@ -1,0 +1,124 @@
+"""Dynamic configuration: the settings that Temporal's server has and this one knows, by Temporal's keys.
+
+``--dynamic-config-value key=value`` sets bounds of runs (`Limits`) and of the engine (`EngineConfig`). Keys are
+understood in any case; values are JSON, or plain text where that is no JSON. A span of time is written as Go does:
+``"10s"``, ``"1m30s"``. Keys that mean nothing here are named, so that a log line can say that they were left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from perdure.engine import EngineConfig
+
+__all__ = ["KNOWN_KEYS", "Configured", "SettingError", "configure"]
+
+_SPAN = re.compile(r"(?:\d+(?:\.\d+)?(?:h|ms|m|s))+")
+_PART = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s)")
+_UNIT_MS = {"h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
+_MOST = 1 << 40
+
+
+class SettingError(Exception):
+    """A value that its key can't have. The message names both."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configured:
+    """An engine's configuration, and what had no part in it."""
+
+    config: EngineConfig
+    ignored: tuple[str, ...]
+    """Keys that mean nothing here."""
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
+        raise ValueError("a number")
+    return value
+
+
+def _milliseconds(value: object) -> int:
+    if not isinstance(value, str) or not _SPAN.fullmatch(value):
+        raise ValueError('a span of time such as "10s"')
+    return round(sum(float(number) * _UNIT_MS[unit] for number, unit in _PART.findall(value)))
+
+
+def _seconds(value: object) -> float:
+    return _milliseconds(value) / 1000
+
+
+_Reader = Callable[[object], int | float]
+
+_OF_RUNS: dict[str, tuple[str, _Reader]] = {
+    "history.defaultWorkflowTaskTimeout": ("default_task_timeout_ms", _milliseconds),
+    "history.maximumSignalsPerExecution": ("signals_per_run", _count),
+    "history.workflowTaskRetryMaxInterval": ("task_backoff_max_ms", _milliseconds),
+    "limit.blobSize.error": ("blob_bytes", _count),
+    "limit.historyCount.error": ("history_events_max", _count),
+    "limit.historyCount.suggestContinueAsNew": ("history_events_suggest", _count),
+    "limit.historySize.error": ("history_bytes_max", _count),
+    "limit.historySize.suggestContinueAsNew": ("history_bytes_suggest", _count),
+    "limit.maxIDLength": ("id_length", _count),
+    "limit.memoSize.error": ("memo_bytes", _count),
+    "limit.numPendingActivities.error": ("pending_activities", _count),
+    "limit.numPendingCancelRequests.error": ("pending_cancels", _count),
+    "limit.numPendingChildExecutions.error": ("pending_children", _count),
+    "limit.numPendingSignals.error": ("pending_signals", _count),
+}
+_OF_ENGINES: dict[str, tuple[str, _Reader]] = {
+    "frontend.historyMaxPageSize": ("history_page_events", _count),
+    "frontend.visibilityMaxPageSize": ("list_page", _count),
+    "history.maxBufferedQueryCount": ("max_queries_per_run", _count),
+    "matching.longPollExpirationInterval": ("poll_timeout_s", _seconds),
+    "matching.stickyPollerUnavailableWindow": ("sticky_alive_ms", _milliseconds),
+}
+_RUNS = {key.lower(): setting for key, setting in _OF_RUNS.items()}
+_ENGINES = {key.lower(): setting for key, setting in _OF_ENGINES.items()}
+
+KNOWN_KEYS: dict[str, str] = {key: name for key, (name, _) in sorted((_OF_RUNS | _OF_ENGINES).items())}
+"""The keys that mean something here, and the setting each stands for."""
+
+
+def configure(pairs: Iterable[str], config: EngineConfig | None = None) -> Configured:
+    """An engine's configuration with these settings.
+
+    Args:
+        pairs: ``key=value`` each; of a key given twice the last counts.
+        config: what to begin with.
+
+    Raises:
+        SettingError: a pair has no ``=``, or a known key a value it can't have.
+    """
+    begun = config or EngineConfig()
+    of_runs: dict[str, int | float] = {}
+    of_engine: dict[str, int | float] = {}
+    ignored: list[str] = []
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise SettingError(f"{pair!r} is not KEY=VALUE")
+        known = key.strip().lower()
+        for table, found in ((_RUNS, of_runs), (_ENGINES, of_engine)):
+            if known in table:
+                name, reader = table[known]
+                found[name] = _read(key, text, reader)
+                break
+        else:
+            ignored.append(key)
+    limits = replace(begun.limits, **of_runs)  # type: ignore[arg-type]
+    return Configured(config=replace(begun, limits=limits, **of_engine), ignored=tuple(ignored))  # type: ignore[arg-type]
+
+
+def _read(key: str, text: str, reader: _Reader) -> int | float:
+    try:
+        value: object = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        value = text
+    try:
+        return reader(value)
+    except ValueError as error:
+        raise SettingError(f"{key} must be {error}, not {text!r}") from error
