@@ -88,6 +88,9 @@ def _further_info(run: Run) -> m.WorkflowExecutionInfo:
 def fill_info(info: m.WorkflowExecutionInfo, row: VisibilityFields) -> None:
     """The summary of a run as its visibility row tells it."""
     info.MergeFromString(row.info)
+    # There also when there are none: some clients look inside without asking.
+    info.memo.SetInParent()
+    info.search_attributes.SetInParent()
     info.execution.workflow_id = row.workflow_id
     info.execution.run_id = row.run_id
     info.type.name = row.workflow_type
