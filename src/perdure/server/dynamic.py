@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from perdure.engine import EngineConfig
 
@@ -94,8 +95,8 @@ def configure(pairs: Iterable[str], config: EngineConfig | None = None) -> Confi
         SettingError: a pair has no ``=``, or a known key a value it can't have.
     """
     begun = config or EngineConfig()
-    of_runs: dict[str, int | float] = {}
-    of_engine: dict[str, int | float] = {}
+    of_runs: dict[str, Any] = {}
+    of_engine: dict[str, Any] = {}
     ignored: list[str] = []
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -109,8 +110,8 @@ def configure(pairs: Iterable[str], config: EngineConfig | None = None) -> Confi
                 break
         else:
             ignored.append(key)
-    limits = replace(begun.limits, **of_runs)  # type: ignore[arg-type]
-    return Configured(config=replace(begun, limits=limits, **of_engine), ignored=tuple(ignored))  # type: ignore[arg-type]
+    limits = replace(begun.limits, **of_runs)
+    return Configured(config=replace(begun, limits=limits, **of_engine), ignored=tuple(ignored))
 
 
 def _read(key: str, text: str, reader: _Reader) -> int | float:

@@ -60,7 +60,11 @@ class Handlers(grpc.GenericRpcHandler):
         keys: ApiKeys | None = None,
     ) -> None:
         self.stopping = False
-        """No long poll waits any more."""
+        """No call is taken any more."""
+        self.taken = 0
+        """Calls that have come so far."""
+        self.in_flight = 0
+        """Those that have not been answered yet."""
         self.keys = keys
         self._service = service
         self._others = others or {}
@@ -131,7 +135,12 @@ class _Call:
         self._has_namespace = first is not None and first.name == "namespace" and rpc.method != "register_namespace"
 
     async def answer(self, data: bytes, context: Context) -> bytes:
+        handlers = self._handlers
+        handlers.taken += 1
+        handlers.in_flight += 1
         try:
+            if handlers.stopping:
+                raise RpcError(StatusCode.UNAVAILABLE, "the server is stopping; ask again")
             if len(data) > PEEKED_BYTES:
                 self._check_large(data)
             try:
@@ -143,8 +152,7 @@ class _Call:
             if self._key is not None:
                 authorise(self._key, self._rpc, request)
             if self._waits:
-                timeout_s = 0.0 if self._handlers.stopping else context.time_remaining()
-                response = await self._function(request, timeout_s=timeout_s)
+                response = await self._function(request, timeout_s=context.time_remaining())
             else:
                 response = await self._function(request)
         except RpcError as error:
@@ -152,6 +160,8 @@ class _Call:
         except Exception:
             logger.exception("%s failed", self._rpc.name)
             return await refuse(context, _defect(self._rpc))
+        finally:
+            handlers.in_flight -= 1
         return response.SerializeToString()
 
     def _check_large(self, data: bytes) -> None:

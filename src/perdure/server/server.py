@@ -6,6 +6,8 @@ long as a commit. The engine belongs to the caller: it is started before the ser
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 import grpc.aio
 
@@ -21,6 +23,10 @@ RECEIVED_BYTES = 32 * 1024 * 1024
 """Messages beyond this are refused by gRPC before they have arrived; those beyond the API's limit, by a handler."""
 GRACE_S = 5.0
 """What is in flight when the server stops may take so long."""
+QUIET_S = 0.02
+"""So long without a new call, and none waits inside gRPC."""
+LAST_WORDS_S = 0.5
+"""The last answers are on their way so long; streams that are open are cut then."""
 
 _OPTIONS = (
     # Two servers at one address would share its connections without knowing of each other.
@@ -129,7 +135,8 @@ class Server:
         self._handlers.stopping = True
         self._health.stop()
         self.engine.release_polls()
-        await server.stop(grace_s)
+        await _wait_quiet(self._handlers, grace_s)
+        await server.stop(LAST_WORDS_S)
 
     async def __aenter__(self) -> Server:
         await self.start()
@@ -137,3 +144,17 @@ class Server:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+
+async def _wait_quiet(handlers: Handlers, grace_s: float) -> None:
+    """Until every call has been answered and no other came for a while, or the time is up.
+
+    Calls that wait inside gRPC when it stops are cancelled there, which clients take for the end of the matter; one
+    that comes to a handler is told to ask again.
+    """
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + grace_s
+    taken = -1
+    while (handlers.in_flight or handlers.taken != taken) and loop.time() < until_s:
+        taken = handlers.taken
+        await asyncio.sleep(QUIET_S)

@@ -58,11 +58,12 @@ async def test_a_refusal_keeps_code_message_and_details(wire: Wire) -> None:
     assert (status.code, status.message) == (StatusCode.ALREADY_EXISTS, refused.details())
 
 
-@pytest.mark.parametrize("method", sorted(method for method, rpc in RPCS.items() if not is_served(rpc)))
-async def test_what_is_not_served_says_so(method: str, wire: Wire) -> None:
-    refused = await wire.refusal(method)
-    assert refused.code() is Code.UNIMPLEMENTED
-    assert RPCS[method].name in (refused.details() or "")
+async def test_what_is_not_served_says_so(wire: Wire) -> None:
+    for method, rpc in RPCS.items():
+        if not is_served(rpc):
+            refused = await wire.refusal(method)
+            assert refused.code() is Code.UNIMPLEMENTED
+            assert rpc.name in (refused.details() or "")
 
 
 async def test_a_method_that_does_not_exist_is_unimplemented(wire: Wire) -> None:
