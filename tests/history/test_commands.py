@@ -267,18 +267,6 @@ def test_every_command_type_has_a_handler_or_is_refused() -> None:
     }
 
 
-def test_update_messages_are_refused() -> None:
-    scenario = Scenario()
-    scenario.start_task()
-    request = m.RespondWorkflowTaskCompletedRequest()
-    request.messages.add().id = "u/accept"
-    transition = scenario.take(
-        h.complete_workflow_task(scenario.run, request, limits=LIMITS, new_id=scenario.new_id, now_ms=scenario.now_ms)
-    )
-    assert transition.error is not None
-    assert "updates are not supported" in transition.error.message
-
-
 def test_ids_may_not_repeat_within_one_completion() -> None:
     scenario = Scenario()
     assert scenario.refuse_commands(schedule("a"), schedule("a"))[1] == "SCHEDULE_ACTIVITY_DUPLICATE_ID"

@@ -36,7 +36,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Protocol
 
 from perdure.api import EngineStoppedError, RpcError, StatusCode
-from perdure.engine.history import OutMessage
+from perdure.engine.history import OutMessage, UpdateChange
 from perdure.engine.store.port import Batch, Store, StoreError, StoreFencedError, StoreFullError, StoreWriteError
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class Group:
         "metas",
         "namespaces",
         "slots",
+        "updates",
     )
 
     def __init__(self) -> None:
@@ -84,6 +85,8 @@ class Group:
         """Activities to offer afterwards."""
         self.messages: list[tuple[Slot, list[OutMessage]]] = []
         """Messages to deliver afterwards."""
+        self.updates: list[tuple[Slot, list[UpdateChange]]] = []
+        """News of updates to tell afterwards."""
         self._future: CommitFuture | None = None
         self._settled = False
         self._error: RpcError | None = None

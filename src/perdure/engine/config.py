@@ -27,6 +27,10 @@ class EngineConfig:
     query_timeout_s: float = 20.0
     max_queries_per_run: int = 100
     """Queries waiting for one run."""
+    update_wait_s: float = 20.0
+    """A caller who waits for an update gets the stage it has reached after this long at most."""
+    admitted_update_bytes: int = 64 * 1024 * 1024
+    """Requests of updates that wait to be accepted, over all runs: they are in memory only."""
     near_horizon_ms: int = 30_000
     """Deadlines of sleeping runs are in memory this far ahead; the rest stay in the store."""
     scan_page: int = 500

@@ -53,7 +53,7 @@ class HandOut:
         state = slot.run.state
         first_id = state.last_task_started_event_id + 1 if sticky else 1
         if (
-            state.task_scheduled_event_id != task.scheduled_event_id
+            history.pending_task_id(slot.run) != task.scheduled_event_id
             or (sticky and state.sticky_queue != queue.name)
             or first_id < state.next_event_id - len(slot.run.live.frames)
             or not history.workflow_task_ready(slot.run, now_ms)
@@ -132,6 +132,8 @@ class HandOut:
         if slot.queries:
             for query in slot.queries.attach(handout):
                 response.queries[str(query.number)].CopyFrom(query.query)
+        if run.live.updates:
+            response.messages.extend(history.update_messages(run, sticky=sticky))
         return response
 
     async def fill(self, slot: Slot, response: m.PollWorkflowTaskQueueResponse) -> None:

@@ -141,8 +141,11 @@ def _scan_slot(shard: Shard, slot: Slot, waiting: set[tuple[int, int]]) -> list[
         findings.append(f"events up to {slot.durable_event_id} count as durable, {run.state.next_event_id - 1} are")
     if not run.is_open:
         return findings
-    if history.workflow_task_ready(run, now_ms) and (slot.key, run.state.task_scheduled_event_id) not in waiting:
+    if history.workflow_task_ready(run, now_ms) and (slot.key, history.pending_task_id(run)) not in waiting:
         findings.append("its workflow task lies in no queue")
+    if history.has_unsent_updates(run) and not history.pending_task_id(run) and not run.state.task_not_before_ms:
+        if run.live.task is None:
+            findings.append("updates wait, and no workflow task is pending")
     for event_id in history.dispatchable_activities(run, now_ms):
         if (slot.key, event_id) not in waiting:
             findings.append(f"activity {event_id} lies in no queue")

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
-from perdure.engine.history import Run
+from perdure.engine.history import Run, pending_task_id
 
 if TYPE_CHECKING:
     from perdure.engine.commit import Group
@@ -139,7 +139,7 @@ def is_direct(run: Run) -> bool:
     state = run.state
     if not run.is_open:
         return True
-    return bool(state.last_task_completed_event_id) and not state.task_scheduled_event_id and run.live.task is None
+    return bool(state.last_task_completed_event_id) and not pending_task_id(run) and run.live.task is None
 
 
 def failing_error(run: Run) -> RpcError | None:

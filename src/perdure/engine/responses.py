@@ -60,7 +60,7 @@ def task_response(
                 varint(len(history)),
                 history,
                 b"\x62",
-                timestamp(state.task_scheduled_at_ms),
+                timestamp(state.task_scheduled_at_ms or task.started_at_ms),
                 b"\x6a",
                 timestamp(task.started_at_ms),
             )

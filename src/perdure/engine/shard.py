@@ -33,6 +33,7 @@ from perdure.engine.recovery import Recovery
 from perdure.engine.slot import NEVER_MS, Slot
 from perdure.engine.store.port import Batch, CurrentRow, HistoryRow, ItemRow, RunRow, Store, VisibilityRow
 from perdure.engine.timers import Timers
+from perdure.engine.updates import Updates
 from perdure.engine.waiting import Waiters
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Shard:
         self.timers = Timers(clock, self._ring, config.near_horizon_ms)
         self.outbox = Outbox(self)
         self.waiters = Waiters(clock)
+        self.updates = Updates(config.admitted_update_bytes)
         self.next_number = int.from_bytes(ids.new_bytes(7), "big")
         """Of hand-outs and queries: starts at random, so that numbers of an earlier engine never match."""
         self._on_failed = on_failed
@@ -140,19 +142,21 @@ class Shard:
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.committer.stop()
         self.matching.close()
-        self._fail_queries(EngineStoppedError())
+        self._fail_waiting(EngineStoppedError())
         self.waiters.close()
 
     def release_polls(self, error: RpcError) -> None:
-        """Answer every long poll empty, as if its time were up, and every query with `error`."""
+        """Answer every long poll empty, as if its time were up, and every query and update with `error`."""
         self.matching.close()
         self.waiters.release()
-        self._fail_queries(error)
+        self._fail_waiting(error)
 
-    def _fail_queries(self, error: RpcError) -> None:
+    def _fail_waiting(self, error: RpcError) -> None:
         for slot in list(self.cache.loaded.values()):
             if slot.queries:
                 slot.queries.fail_all(error)
+            if slot.updates:
+                self.updates.fail(slot, error)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something in the background; a refusal (RpcError) ends it quietly, a defect stops the engine."""
@@ -216,8 +220,13 @@ class Shard:
             if transition.workflow_task and offer:
                 self._offer(slot, transition.now_ms)
             self.committer.touch()
-        elif slot.group is not None:
-            group = slot.group
+        else:
+            group = slot.group or group
+            if transition.workflow_task and offer:
+                self._offer(slot, transition.now_ms)
+        if transition.updates is not None:
+            self.updates.tell(slot, transition.updates)
+            self.cache.cool(slot)
         if slot.queries:
             self.settle_queries(slot)
         return group
@@ -308,11 +317,11 @@ class Shard:
             queue = matching.workflow.get((state.namespace, state.sticky_queue))
             if queue is not None and queue.is_alive(now_ms, self.config.sticky_alive_ms):
                 timeout_ms = state.sticky_timeout_ms or self.config.sticky_timeout_ms
-                queue.offer_sticky(WorkflowTask(slot.key, state.task_scheduled_event_id, now_ms + timeout_ms))
+                queue.offer_sticky(WorkflowTask(slot.key, history.pending_task_id(run), now_ms + timeout_ms))
                 return
             history.expire_sticky(run, now_ms=now_ms)
         queue = matching.workflow_queue(state.namespace, state.task_queue)
-        task = WorkflowTask(slot.key, state.task_scheduled_event_id)
+        task = WorkflowTask(slot.key, history.pending_task_id(run))
         if state.priority:
             queue.offer_ranked(task, history.rank_of(state.priority))
         else:
@@ -355,7 +364,7 @@ class Shard:
 
     def is_current(self, slot: Slot, task: WorkflowTask) -> bool:
         """Whether a backlog entry still stands."""
-        return slot.run.state.task_scheduled_event_id == task.scheduled_event_id and history.workflow_task_ready(
+        return history.pending_task_id(slot.run) == task.scheduled_event_id and history.workflow_task_ready(
             slot.run, self.clock.now_ms()
         )
 
@@ -438,27 +447,9 @@ class Shard:
 
     def next_deadline_ms(self) -> int | None:
         """The earliest deadline that is not stale, as far as memory knows."""
-        timers = self.timers
         for slot in self.committer.group.slots:
             self.register(slot)
-        while (first := timers.first()) is not None:
-            slot = self.cache.loaded.get(first[1])
-            if slot is None:
-                if timers.away.get(first[1]) == first[0]:
-                    break
-                timers.drop_first()
-                continue
-            if slot.due_ms > first[0]:
-                timers.drop_first()
-                continue
-            slot.due_ms = NEVER_MS
-            self.register(slot)
-            if slot.due_ms <= first[0]:
-                break
-            timers.drop_first()
-        timers.arm()
-        next_ms = timers.next_ms()
-        return None if next_ms == NEVER_MS else next_ms
+        return self.timers.settle_first(self.cache.loaded, self.register)
 
     # -- loading and leaving ---------------------------------------------------------------------------------------
 
@@ -550,6 +541,8 @@ class Shard:
         for slot, messages in group.messages:
             if not slot.gone:
                 self.outbox.add(slot, messages)
+        for slot, changes in group.updates:
+            self.updates.settle(slot, changes)
         if group.erased:
             self.cache.erasing.difference_update(group.erased)
         if group.namespaces:
@@ -578,6 +571,8 @@ class Shard:
         self.recovery.remember(slot)
         if slot.queries:
             slot.queries.fail_all(error)
+        if slot.updates:
+            self.updates.fail(slot, error)
         self.cache.drop(slot)
         self.waiters.notify(slot.key, ended=True)
 
@@ -589,4 +584,5 @@ class Shard:
         self.recovery.give_up()
         self.matching.close()
         self.waiters.close()
+        self._fail_waiting(error)
         self._on_failed(error)

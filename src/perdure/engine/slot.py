@@ -1,8 +1,8 @@
 """A loaded run and what the shard knows of it besides: what is not durable yet, and who waits.
 
 A slot is *held* while losing it would lose something: it has changes that are not durable, a task of it is handed
-out, or queries wait for it. Only slots that are not held may leave memory. A slot that has left is `gone`: whoever
-kept a reference over an `await` looks it up again.
+out, or queries or updates wait for it. Only slots that are not held may leave memory. A slot that has left is `gone`:
+whoever kept a reference over an `await` looks it up again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from perdure.engine.history import ActivityLive, Run
 if TYPE_CHECKING:
     from perdure.engine.commit import Group
     from perdure.engine.queries import RunQueries
+    from perdure.engine.updates import PendingUpdate
 
 __all__ = ["NEVER_MS", "HeldActivity", "Slot"]
 
@@ -56,6 +57,7 @@ class Slot:
         "size",
         "task_head",
         "token",
+        "updates",
         "visibility",
         "writing",
     )
@@ -88,6 +90,8 @@ class Slot:
         self.hot = False
         """It had something to hand out or deliver when it was written last."""
         self.queries: RunQueries | None = None
+        self.updates: dict[str, PendingUpdate] | None = None
+        """Updates that somebody waits for, by id; None before the first."""
         self.size = _BASE_BYTES + encoded_bytes
         """Estimate of its memory, in bytes."""
         self.gone = False
@@ -101,7 +105,14 @@ class Slot:
     def held(self) -> bool:
         """It must stay in memory."""
         live = self.run.live
-        return bool(self.groups or live.task is not None or live.activities or self.queries or self.run.state.outbox)
+        return bool(
+            self.groups
+            or live.task is not None
+            or live.activities
+            or self.queries
+            or self.updates
+            or self.run.state.outbox
+        )
 
     def uncommitted(self) -> list[bytes]:
         """Frames after `durable_event_id`, in order."""

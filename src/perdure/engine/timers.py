@@ -105,13 +105,24 @@ class Timers:
         heap = self._heap
         return min(heap[0][0], self.far_ms) if heap else self.far_ms
 
-    def first(self) -> tuple[int, int] | None:
-        """The earliest entry of the heap."""
-        return self._heap[0] if self._heap else None
-
-    def drop_first(self) -> None:
-        """Forget the earliest entry: it is stale."""
-        heapq.heappop(self._heap)
+    def settle_first(self, loaded: dict[int, Slot], register: Callable[[Slot], None]) -> int | None:
+        """Drop stale entries from the front, `register`ing anew the runs in question; when the alarm must ring then."""
+        heap = self._heap
+        while heap:
+            due_ms, key = heap[0]
+            slot = loaded.get(key)
+            if slot is None:
+                if self.away.get(key) == due_ms:
+                    break
+            elif slot.due_ms <= due_ms:
+                slot.due_ms = NEVER_MS
+                register(slot)
+                if slot.due_ms <= due_ms:
+                    break
+            heapq.heappop(heap)
+        self.arm()
+        next_ms = self.next_ms()
+        return None if next_ms == NEVER_MS else next_ms
 
     def arm(self) -> None:
         """Set the alarm for what comes next."""

@@ -45,10 +45,29 @@ from perdure.engine.history.state import (
     RunState,
     SignalItem,
     TimerItem,
+    UpdateBook,
+    UpdateLive,
     WorkflowTaskLive,
 )
 from perdure.engine.history.terms import task_of
-from perdure.engine.history.transition import DEFAULT_LIMITS, NO_LINEAGE, Limits, Lineage, NextRun, Transition
+from perdure.engine.history.transition import (
+    DEFAULT_LIMITS,
+    NO_LINEAGE,
+    Limits,
+    Lineage,
+    NextRun,
+    Transition,
+    UpdateChange,
+    UpdateFate,
+)
+from perdure.engine.history.update import UpdateStage
+from perdure.engine.history.update import abandoned as abandoned_outcome
+from perdure.engine.history.update import has_unsent as has_unsent_updates
+from perdure.engine.history.update import messages as update_messages
+from perdure.engine.history.update import stage as update_stage
+from perdure.engine.history.update_admission import admit as admit_update
+from perdure.engine.history.update_admission import check as check_update
+from perdure.engine.history.update_admission import reapply as reapply_update
 from perdure.engine.history.waking import wake
 from perdure.engine.history.workflow_task import (
     expire_sticky,
@@ -56,11 +75,19 @@ from perdure.engine.history.workflow_task import (
     task_frames,
 )
 from perdure.engine.history.workflow_task import fail as fail_workflow_task
+from perdure.engine.history.workflow_task import pending_id as pending_task_id
 from perdure.engine.history.workflow_task import ready as workflow_task_ready
 from perdure.engine.history.workflow_task import release as release_workflow_task
 from perdure.engine.history.workflow_task import start as start_workflow_task
 
 __all__ = [
+    "has_unsent_updates",
+    "update_messages",
+    "update_stage",
+    "admit_update",
+    "check_update",
+    "reapply_update",
+    "pending_task_id",
     "DEFAULT_LIMITS",
     "NO_LINEAGE",
     "ActivityItem",
@@ -82,8 +109,14 @@ __all__ = [
     "StateVersionError",
     "TimerItem",
     "Transition",
+    "UpdateBook",
+    "UpdateChange",
+    "UpdateFate",
+    "UpdateLive",
+    "UpdateStage",
     "VisibilityFields",
     "WorkflowTaskLive",
+    "abandoned_outcome",
     "activity_by_id",
     "activity_left",
     "cancel_activity",

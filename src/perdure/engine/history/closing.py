@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from perdure.api import messages as m
 from perdure.api.durations import duration_ms, set_duration_ms
-from perdure.engine.history import child, cron, events, evolve, failures, pending, retrying, workflow_task
+from perdure.engine.history import child, cron, events, evolve, failures, pending, retrying, update, workflow_task
 from perdure.engine.history.evolve import STATUS_OF_CLOSING
 from perdure.engine.history.recording import append, send
 from perdure.engine.history.state import MessageKind, OutMessage, Run
@@ -51,6 +51,8 @@ def close(transition: Transition, event: m.HistoryEvent, new_run_id: str = "") -
         send(transition, message)
     pending.forget_all(run)
     run.live.task = None
+    if run.live.updates is not None or state.updates is not None:
+        update.close(transition, moves=bool(new_run_id))
     evolve.apply_closed(state, event.event_id, transition.now_ms, STATUS_OF_CLOSING[event.event_type])
     state.new_run_id = new_run_id
     state.buffered = []

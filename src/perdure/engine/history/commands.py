@@ -10,18 +10,23 @@ Commands after the first one that closes the run are ignored: the run is over.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 from perdure.api import messages as m
-from perdure.engine.history import commands_activity, commands_between, commands_closing, commands_local, reports
+from perdure.engine.history import (
+    commands_activity,
+    commands_between,
+    commands_closing,
+    commands_local,
+    reports,
+    update_protocol,
+)
 from perdure.engine.history.planning import BadCommand, Handler, Plan, Step
-from perdure.engine.history.transition import Transition
 
 _C = m.WorkflowTaskFailedCause
 _T = m.CommandType
 _PLAIN = m.Command()
 """Stands for a command that needs no more looking at."""
-_BAD_MESSAGE = _C.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE
 
 
 def plan_commands(plan: Plan, commands: Iterable[bytes]) -> list[Step]:
@@ -54,14 +59,6 @@ def _unsupported(command: m.Command) -> str:
         return f"{m.CommandType.Name(command.command_type)} is not supported by this server"
     except ValueError:
         return f"command type {command.command_type} is unknown"
-
-
-def _check_protocol_message(plan: Plan, attributes: m.ProtocolMessageCommandAttributes) -> None:
-    raise BadCommand(_BAD_MESSAGE, f"message {attributes.message_id!r}: updates are not supported by this server.")
-
-
-def _nothing(plan: Plan, transition: Transition, command: m.Command, attributes: Any, _: Any) -> None:
-    """Never reached: its check always refuses."""
 
 
 HANDLERS: Final[dict[int, Handler]] = {
@@ -123,5 +120,7 @@ HANDLERS: Final[dict[int, Handler]] = {
         commands_between.check_external_cancel,
         commands_between.cancel_external,
     ),
-    _T.COMMAND_TYPE_PROTOCOL_MESSAGE: Handler("protocol_message_command_attributes", _check_protocol_message, _nothing),
+    _T.COMMAND_TYPE_PROTOCOL_MESSAGE: Handler(
+        "protocol_message_command_attributes", update_protocol.check_command, update_protocol.apply_command
+    ),
 }

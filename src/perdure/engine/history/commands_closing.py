@@ -26,6 +26,8 @@ def _closes(plan: Plan) -> None:
     """The run may only close on a history that the worker has seen whole."""
     if plan.buffered:
         raise BadCommand(_C.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND, "")
+    if plan.unsent_updates:
+        raise BadCommand(_C.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_UPDATE, "")
     plan.closes = True
 
 

@@ -3,6 +3,10 @@
 In order: the Started event kept back at hand-out, Completed, the events of the commands, the events that were
 buffered meanwhile, and a new Scheduled event if any were, or if the worker asked for one. When a command does not
 hold, the task fails instead, and the caller is answered INVALID_ARGUMENT once that is written.
+
+A speculative task (see `update`) whose worker did nothing but reject updates is forgotten: nothing is written, and the
+worker is told the Started event to go back to. That needs a worker which has seen nothing new in it, or which says
+that it can forget what it has seen.
 """
 
 from __future__ import annotations
@@ -11,14 +15,22 @@ from collections.abc import Callable
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
-from perdure.engine.history import closing, commands, evolve, failures, frames, reports, workflow_task
+from perdure.engine.history import (
+    closing,
+    commands,
+    evolve,
+    failures,
+    frames,
+    reports,
+    update,
+    update_protocol,
+    workflow_task,
+)
 from perdure.engine.history.evolve import STATUS_RUNNING
-from perdure.engine.history.planning import BadCommand, Plan
+from perdure.engine.history.planning import BadCommand, Plan, Step
 from perdure.engine.history.recording import flush
 from perdure.engine.history.state import Run, WorkflowTaskLive
 from perdure.engine.history.transition import Limits, Transition
-
-_BAD_MESSAGE = m.WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE
 
 
 def complete_workflow_task(
@@ -40,16 +52,23 @@ def complete_workflow_task(
     transition = Transition(run, now_ms)
     asked, manner = reports.read(request)
     plan = Plan(run, limits, now_ms, manner.identity, new_id, len(run.state.buffered))
+    has_updates = run.live.updates is not None
+    if has_updates:
+        plan.unsent_updates = update.has_unsent(run)
     try:
         if manner.has_messages:
-            raise BadCommand(_BAD_MESSAGE, "updates are not supported by this server.")
+            update_protocol.open_mailbox(plan, request)
         steps = commands.plan_commands(plan, asked)
+        if manner.has_messages:
+            steps = update_protocol.plan_rest(plan, steps)
     except BadCommand as bad:
         reason = str(bad)
         failure = failures.server_failure(reason, non_retryable=True)
         workflow_task.end_failed(transition, bad.cause, failure, manner.identity, limits)
         transition.error = RpcError(StatusCode.INVALID_ARGUMENT, reason)
         return transition
+    if task.speculative and _may_forget(run, task, request, manner):
+        return _forget(plan, transition, steps, manner)
     _write_completed(transition, task, manner)
     plan.completed_event_id = run.state.last_task_completed_event_id
     for apply, command, attributes, prepared in steps:
@@ -58,7 +77,38 @@ def complete_workflow_task(
         flushed = run.state.buffered and flush(transition)
         if flushed or manner.wants_next:
             workflow_task.schedule(transition)
+        if has_updates:
+            if not manner.wants_next:
+                update.reject_unanswered(transition)
+            update.call_again(transition)
         _check_history_size(transition, limits)
+    return transition
+
+
+def _may_forget(
+    run: Run, task: WorkflowTaskLive, request: m.RespondWorkflowTaskCompletedRequest, manner: reports.Manner
+) -> bool:
+    """Whether a speculative task has come to nothing."""
+    state = run.state
+    if state.buffered or manner.wants_next or not update_protocol.only_rejects(request):
+        return False
+    saw_nothing = task.scheduled_event_id == state.last_task_completed_event_id + 1
+    return saw_nothing or request.capabilities.discard_speculative_workflow_task_with_events
+
+
+def _forget(plan: Plan, transition: Transition, steps: list[Step], manner: reports.Manner) -> Transition:
+    """Undo a speculative task. What its worker rejected is told; nothing is written."""
+    run = transition.run
+    state = run.state
+    run.live.task = None
+    state.sticky_queue = manner.sticky_queue
+    state.sticky_timeout_ms = manner.sticky_timeout_ms
+    transition.changed = False
+    transition.reset_event_id = state.last_task_started_event_id
+    for apply, command, attributes, prepared in steps:
+        apply(plan, transition, command, attributes, prepared)
+    update.reject_unanswered(transition)
+    update.call_again(transition)
     return transition
 
 

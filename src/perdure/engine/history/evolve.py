@@ -25,6 +25,7 @@ from perdure.engine.history.state import (
     RunState,
     SignalItem,
     TimerItem,
+    UpdateBook,
 )
 
 STATE_VERSION: Final = 1
@@ -148,6 +149,29 @@ def merge_payloads(target: MutableMapping[str, m.Payload], upserted: MutableMapp
             target.pop(key, None)
         else:
             target[key].CopyFrom(payload)
+
+
+def _update_book(state: RunState) -> UpdateBook:
+    book = state.updates
+    if book is None:
+        book = state.updates = UpdateBook()
+    return book
+
+
+def apply_update_admitted(state: RunState, update_id: str, event_id: int) -> None:
+    _update_book(state).admitted[update_id] = event_id
+
+
+def apply_update_accepted(state: RunState, update_id: str, event_id: int) -> None:
+    book = _update_book(state)
+    book.admitted.pop(update_id, None)
+    book.accepted[update_id] = event_id
+
+
+def apply_update_completed(state: RunState, update_id: str, event_id: int) -> None:
+    book = _update_book(state)
+    book.accepted.pop(update_id, None)
+    book.completed[update_id] = event_id
 
 
 def apply_closed(state: RunState, event_id: int, at_ms: int, status: int) -> None:
@@ -277,6 +301,18 @@ def _search_attributes(state: RunState, event_id: int, at_ms: int, attributes: A
     apply_search_attributes(state, attributes.search_attributes)
 
 
+def _update_admitted(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:
+    apply_update_admitted(state, attributes.request.meta.update_id, event_id)
+
+
+def _update_accepted(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:
+    apply_update_accepted(state, attributes.protocol_instance_id, event_id)
+
+
+def _update_completed(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:
+    apply_update_completed(state, attributes.meta.update_id, event_id)
+
+
 def _no_effect(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:
     """Started events are explained by the event that follows them; a marker is for the worker."""
 
@@ -362,6 +398,10 @@ APPLIERS: Final[dict[int, Applier]] = dict(
         _applier(_T.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED, _initiated_closed),
         _applier(_T.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_SIGNALED, _initiated_closed),
         _applier(_T.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED, _cancel_initiated),
+        _applier(_T.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED, _update_admitted),
+        _applier(_T.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED, _update_accepted),
+        _applier(_T.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_REJECTED, _no_effect),
+        _applier(_T.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED, _update_completed),
         _applier(_T.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED, _initiated_closed),
         _applier(_T.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED, _initiated_closed),
     )
@@ -422,6 +462,7 @@ _NOT_IN_HISTORY: Final = frozenset(
         "outbox",
         "spilled",
         "items",
+        "updates",
         "user_metadata",
     )
 )
@@ -432,12 +473,21 @@ def folded_view(state: RunState) -> object:
     """The part of a state that its history determines, as a value to compare."""
     view = {name: getattr(state, name) for name in _FOLDED_FIELDS}
     view["items"] = {event_id: _folded_item(item) for event_id, item in sorted(state.items.items())}
+    view["updates"] = _folded_updates(state.updates)
     view["transient"] = state.task_attempt > 1
     if state.task_scheduled_event_id:
         view["task_scheduled_at_ms"] = 0 if state.task_attempt > 1 else state.task_scheduled_at_ms
     else:
         view["task_not_before_ms"] = state.task_not_before_ms
     return view
+
+
+def _folded_updates(book: UpdateBook | None) -> object:
+    """Without what is not in history: rejections, and where the row ends."""
+    if book is None:
+        return None
+    admitted = {update_id: abs(event_id) for update_id, event_id in book.admitted.items()}
+    return admitted, book.accepted, list(book.completed.items())
 
 
 def _folded_item(item: Item) -> object:

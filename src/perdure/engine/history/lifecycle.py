@@ -36,7 +36,7 @@ def invalid(message: str) -> RpcError:
     return RpcError(StatusCode.INVALID_ARGUMENT, message)
 
 
-def _closed() -> RpcError:
+def closed() -> RpcError:
     return RpcError(StatusCode.NOT_FOUND, "workflow execution already completed")
 
 
@@ -57,7 +57,7 @@ def span_ms(duration: Duration, what: str) -> int:
     return min(duration_ms(duration), _SPAN_MAX_MS)
 
 
-def _check_size(size: int, most: int, what: str) -> None:
+def check_size(size: int, most: int, what: str) -> None:
     if size > most:
         raise invalid(f"{what} exceeds the size limit: {size} bytes, at most {most}")
 
@@ -87,10 +87,10 @@ def check_start(request: m.StartWorkflowExecutionRequest, limits: Limits) -> Non
     refused = priorities.refusal(request.priority)
     if refused is not None:
         raise invalid(refused)
-    _check_size(request.input.ByteSize(), limits.blob_bytes, "Input")
-    _check_size(request.memo.ByteSize(), limits.memo_bytes, "Memo")
-    _check_size(request.header.ByteSize(), limits.blob_bytes, "Header")
-    _check_size(request.search_attributes.ByteSize(), limits.blob_bytes, "SearchAttributes")
+    check_size(request.input.ByteSize(), limits.blob_bytes, "Input")
+    check_size(request.memo.ByteSize(), limits.memo_bytes, "Memo")
+    check_size(request.header.ByteSize(), limits.blob_bytes, "Header")
+    check_size(request.search_attributes.ByteSize(), limits.blob_bytes, "SearchAttributes")
 
 
 def _check_cron(request: m.StartWorkflowExecutionRequest) -> None:
@@ -159,7 +159,7 @@ def _begin(run_key: int, run_id: str, ordinary: beginning.Beginning, limits: Lim
     """Start an ordinary run, but for its first workflow task."""
     check_name(ordinary.workflow_id, "WorkflowId", limits)
     check_name(ordinary.request_id, "RequestId", limits, required=False)
-    _check_size(ordinary.input_bytes, limits.blob_bytes, "Input")
+    check_size(ordinary.input_bytes, limits.blob_bytes, "Input")
     run = Run(run_key, ordinary.state(run_id, now_ms))
     transition = Transition(run, now_ms, visibility=True)
     append_frame(transition, frames.workflow_started(1, now_ms, ordinary.event(run_id)))
@@ -243,7 +243,7 @@ def _add_lineage(
         attributes.root_workflow_execution.run_id = lineage.root_run_id or lineage.parent_run_id
 
 
-def _is_delayed(run: Run) -> bool:
+def is_delayed(run: Run) -> bool:
     """The back-off before the first workflow task (start delay, cron, retry) is not over."""
     return bool(not run.state.task_scheduled_event_id and run.state.task_not_before_ms)
 
@@ -257,8 +257,8 @@ def _check_signal(request: m.SignalWorkflowExecutionRequest, limits: Limits) -> 
     check_name(request.signal_name, "SignalName", limits)
     check_name(request.request_id, "RequestId", limits, required=False)
     check_name(request.identity, "Identity", limits, required=False)
-    _check_size(request.input.ByteSize(), limits.blob_bytes, "Input")
-    _check_size(request.header.ByteSize(), limits.blob_bytes, "Header")
+    check_size(request.input.ByteSize(), limits.blob_bytes, "Input")
+    check_size(request.header.ByteSize(), limits.blob_bytes, "Header")
 
 
 def signal(
@@ -287,7 +287,7 @@ def signal(
     """
     state = run.state
     if not run.is_open:
-        raise _closed()
+        raise closed()
     _check_sender(run, external, child_only=child_only)
     if request.request_id and request.request_id in state.signal_request_ids:
         return Transition(run, now_ms, changed=False)
@@ -296,7 +296,7 @@ def signal(
         raise invalid(f"the run has had {state.signal_count} signals, the most it may: let it continue as new")
     transition = Transition(run, now_ms)
     _record_signal(transition, request, external, limits)
-    if with_start or not _is_delayed(run):
+    if with_start or not is_delayed(run):
         workflow_task.call(transition, limits)
     return transition
 
@@ -343,7 +343,7 @@ def request_cancel(
     _check_sender(run, external, child_only=child_only)
     check_name(request.request_id, "RequestId", limits, required=False)
     check_name(request.identity, "Identity", limits, required=False)
-    _check_size(len(request.reason), limits.blob_bytes, "Reason")
+    check_size(len(request.reason), limits.blob_bytes, "Reason")
     transition = Transition(run, now_ms)
     if state.cancel_requested or (request.request_id and request.request_id in state.cancel_request_ids):
         transition.changed = False
@@ -372,11 +372,11 @@ def terminate(
         RpcError: NOT_FOUND, closed; INVALID_ARGUMENT, a limit.
     """
     if not run.is_open:
-        raise _closed()
+        raise closed()
     check_name(identity, "Identity", limits, required=False)
-    _check_size(len(reason), limits.blob_bytes, "Reason")
+    check_size(len(reason), limits.blob_bytes, "Reason")
     if details is not None:
-        _check_size(details.ByteSize(), limits.blob_bytes, "Details")
+        check_size(details.ByteSize(), limits.blob_bytes, "Details")
     transition = Transition(run, now_ms)
     closing.terminate(transition, reason, details, identity)
     return transition

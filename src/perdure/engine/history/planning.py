@@ -52,6 +52,20 @@ class Plan(Struct):
     memo_bytes: int = 0
     """What earlier commands add to the memo."""
     visibility: bool = False
+    unsent_updates: bool = False
+    """Updates have come that the worker has not seen."""
+    mailbox: Mailbox | None = None
+    """None: the worker sends no messages."""
+
+
+class Mailbox(Struct):
+    """The messages of a completion that were not planned yet, by id, and what the planned ones will have done."""
+
+    messages: dict[str, m.Message]
+    accepted: set[str] = set()
+    """Update ids."""
+    ended: set[str] = set()
+    """Of updates that were completed or rejected."""
 
 
 Check = Callable[[Plan, Any], Any]

@@ -31,6 +31,8 @@ __all__ = [
     "RunState",
     "SignalItem",
     "TimerItem",
+    "UpdateBook",
+    "UpdateLive",
     "WorkflowTaskLive",
 ]
 
@@ -159,6 +161,19 @@ class OutMessage(Struct, array_like=True):
     child_only: bool = False
 
 
+class UpdateBook(Struct, array_like=True):
+    """The updates of a run that are in its history, by update id."""
+
+    admitted: dict[str, int] = {}
+    """Id of the Admitted event, while not accepted; negative once rejected (which is not in history)."""
+    accepted: dict[str, int] = {}
+    """Id of the Accepted event, while not completed. In a closed run: those that never were."""
+    completed: dict[str, int] = {}
+    """Id of the Completed event, in that order."""
+    paged: int = 0
+    """How many of `completed`, the first ones, are in rows of their own (see `encoding`)."""
+
+
 class RunState(Struct, array_like=True):
     """The durable state of one run."""
 
@@ -250,6 +265,8 @@ class RunState(Struct, array_like=True):
     them again."""
     deleted: bool = False
     """Closed, and to be erased as soon as nothing of it is under way."""
+    updates: UpdateBook | None = None
+    """None until the first update is accepted."""
 
 
 class WorkflowTaskLive(Struct, gc=False):
@@ -263,7 +280,7 @@ class WorkflowTaskLive(Struct, gc=False):
     identity: str
     request_id: str
     scheduled_frame: bytes
-    """Empty unless transient: then the Scheduled event exists only here until the task completes."""
+    """Empty unless transient or speculative: then the Scheduled event exists only here until the task completes."""
     started_frame: bytes
     sticky: bool
     speculative: bool = False
@@ -279,6 +296,15 @@ class ActivityLive(Struct, gc=False):
     """What its worker shows when it reports."""
     leaving: bool = False
     """It goes to another process, once that is durable; if it never is, nobody holds it."""
+
+
+class UpdateLive(Struct):
+    """An update that is admitted and not accepted."""
+
+    request: bytes
+    """Serialized Request."""
+    sent: bool = False
+    """The worker that holds the run has it."""
 
 
 class Live(Struct):
@@ -298,6 +324,11 @@ class Live(Struct):
     """Frames of the newest events, contiguous up to next_event_id - 1; older ones are dropped when a task completes."""
     dirty_items: set[int] = set()
     """Items changed or removed since the last encode (only kept when spilled)."""
+    updates: dict[str, UpdateLive] | None = None
+    """Updates that are admitted and not accepted, by id, in order of arrival."""
+    speculative: int = 0
+    """A workflow task is pending that exists here alone: the id its Scheduled event was to get; 0 = none."""
+    speculative_at_ms: int = 0
 
 
 class Run(Struct, eq=False):

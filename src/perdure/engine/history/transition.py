@@ -7,6 +7,7 @@ the write. The shard appends the frames, marks the run dirty, and acts on the re
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 from msgspec import Struct
 
@@ -14,7 +15,7 @@ from perdure.api import RpcError
 from perdure.api import messages as m
 from perdure.engine.history.state import OutMessage, Run
 
-__all__ = ["DEFAULT_LIMITS", "NO_LINEAGE", "Limits", "Lineage", "NextRun", "Transition"]
+__all__ = ["DEFAULT_LIMITS", "NO_LINEAGE", "Limits", "Lineage", "NextRun", "Transition", "UpdateChange", "UpdateFate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -38,6 +39,11 @@ class Limits:
     task_backoff_initial_ms: int = 5000
     """Doubles with each further attempt of a failing workflow task."""
     task_backoff_max_ms: int = 60_000
+    updates_in_flight: int = 10
+    """Updates of a run that are admitted or accepted, and not completed."""
+    updates_per_run: int = 2000
+    updates_suggest: int = 1800
+    """From so many on, workers are told to continue as new."""
     buffered_events: int = 10_000
     """Events that may wait for a handed-out workflow task; at one more the task is failed."""
     default_task_timeout_ms: int = 10_000
@@ -93,6 +99,28 @@ class NextRun:
     lineage: Lineage
 
 
+class UpdateFate(IntEnum):
+    """What has become of an update."""
+
+    ACCEPTED = 1
+    COMPLETED = 2
+    REJECTED = 3
+    CLOSED = 4
+    """The run is over, and it was not accepted."""
+    MOVED = 5
+    """The same, and another run follows: ask that one."""
+
+
+class UpdateChange(Struct, frozen=True):
+    """News for those who wait for an update, once the transition is durable."""
+
+    update_id: str
+    fate: UpdateFate
+    outcome: m.Outcome | None = None
+    """Of a completed or rejected one."""
+    accepted_event_id: int = 0
+
+
 class Transition(Struct):
     """The outcome of one decision about one run. (A Struct: one is made for each decision.)"""
 
@@ -116,3 +144,7 @@ class Transition(Struct):
     closed: bool = False
     error: RpcError | None = None
     """Answer the caller with this, after the commit of what the transition wrote (e.g. UnhandledCommand)."""
+    updates: list[UpdateChange] | None = None
+    """What has become of updates; told after the commit."""
+    reset_event_id: int = 0
+    """The completed task is forgotten: its worker goes back to this Started event."""

@@ -6,7 +6,9 @@
     delayed      the same, task_not_before_ms set         wake when due → scheduled (start delay, retry back-off)
     scheduled    task_scheduled_event_id, attempt 1       start → held
     transient    the same, attempt > 1                    start → held (once task_not_before_ms has passed)
-    held         live.task besides                        completed → none | scheduled; failed, timed out → transient
+    speculative  live.speculative (see `update`)          start → held; call → scheduled
+    held         live.task besides                        completed → none | scheduled | speculative;
+                                                          failed, timed out → transient; forgotten → none | speculative
 
 The Started event is made when the task is handed out, but is written only with what ends the task. Failing attempts
 after the first leave nothing in the history: their Scheduled and Started events exist in the worker's response alone,
@@ -20,7 +22,7 @@ from typing import Final
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
-from perdure.engine.history import events, evolve, failures, frames
+from perdure.engine.history import events, evolve, failures, frames, update
 from perdure.engine.history.recording import append, append_frame, flush
 from perdure.engine.history.state import Run, WorkflowTaskLive
 from perdure.engine.history.transition import DEFAULT_LIMITS, Limits, Transition
@@ -32,6 +34,7 @@ _BACKOFF_EXPONENT_MAX: Final = 30
 
 _CAUSE = m.WorkflowTaskFailedCause
 _TOO_LARGE = m.SuggestContinueAsNewReason.SUGGEST_CONTINUE_AS_NEW_REASON_HISTORY_SIZE_TOO_LARGE
+_TOO_MANY_UPDATES = m.SuggestContinueAsNewReason.SUGGEST_CONTINUE_AS_NEW_REASON_TOO_MANY_UPDATES
 _TOO_MANY = m.SuggestContinueAsNewReason.SUGGEST_CONTINUE_AS_NEW_REASON_TOO_MANY_HISTORY_EVENTS
 
 
@@ -56,13 +59,21 @@ def schedule(transition: Transition) -> None:
     scheduled = frames.task_scheduled(event_id, now_ms, state.task_queue, state.sticky_queue, state.task_timeout_ms, 1)
     append_frame(transition, scheduled)
     evolve.apply_task_scheduled(state, event_id, now_ms, 1)
+    run.live.speculative = 0
     transition.workflow_task = True
 
 
 def ready(run: Run, now_ms: int) -> bool:
     """A workflow task is pending, not handed out, and its back-off is over."""
     state = run.state
-    return state.task_scheduled_event_id != 0 and run.live.task is None and state.task_not_before_ms <= now_ms
+    if not state.task_scheduled_event_id and not run.live.speculative:
+        return False
+    return run.live.task is None and state.task_not_before_ms <= now_ms
+
+
+def pending_id(run: Run) -> int:
+    """What names the pending workflow task in its queue: the id of its Scheduled event; 0 = none."""
+    return run.state.task_scheduled_event_id or run.live.speculative
 
 
 def start(
@@ -72,24 +83,31 @@ def start(
     state = run.state
     live = run.live
     scheduled_id = state.task_scheduled_event_id
-    if not scheduled_id or live.task is not None or state.task_not_before_ms > now_ms:
+    speculative = not scheduled_id and live.speculative != 0
+    if not (scheduled_id or speculative) or live.task is not None or state.task_not_before_ms > now_ms:
         raise RpcError(StatusCode.NOT_FOUND, "workflow task not found: it is handed out, done, or not yet due")
     if not sticky:
         state.sticky_queue = ""
     started_id = state.next_event_id
     attempt = state.task_attempt
     scheduled_frame = b""
-    if attempt > 1:
+    if attempt > 1 or speculative:
         if scheduled_id != started_id:
             attempt = 1
         scheduled_id = started_id
         started_id += 1
         queue = state.sticky_queue
+        scheduled_at_ms = live.speculative_at_ms if speculative else state.task_scheduled_at_ms
         scheduled_frame = frames.task_scheduled(
-            scheduled_id, state.task_scheduled_at_ms, state.task_queue, queue, state.task_timeout_ms, attempt
+            scheduled_id, scheduled_at_ms, state.task_queue, queue, state.task_timeout_ms, attempt
         )
+        live.speculative = 0
     suggest = None
-    if started_id >= limits.history_events_suggest or state.history_bytes >= limits.history_bytes_suggest:
+    if (
+        started_id >= limits.history_events_suggest
+        or state.history_bytes >= limits.history_bytes_suggest
+        or state.updates is not None
+    ):
         suggest = _reasons(run, limits)
     started_frame = frames.task_started(
         started_id, now_ms, scheduled_id, identity, request_id, state.history_bytes, suggest
@@ -105,6 +123,7 @@ def start(
         scheduled_frame,
         started_frame,
         sticky,
+        speculative,
     )
     return task
 
@@ -123,6 +142,9 @@ def _reasons(run: Run, limits: Limits) -> list[m.SuggestContinueAsNewReason.Valu
         reasons.append(_TOO_LARGE)
     if run.state.next_event_id >= limits.history_events_suggest:
         reasons.append(_TOO_MANY)
+    book = run.state.updates
+    if book is not None and len(book.completed) + len(book.accepted) >= limits.updates_suggest:
+        reasons.append(_TOO_MANY_UPDATES)
     return reasons
 
 
@@ -204,6 +226,8 @@ def _release(transition: Transition) -> WorkflowTaskLive:
         raise AssertionError("no workflow task is held")
     run.live.task = None
     run.state.sticky_queue = ""
+    if run.live.updates:
+        update.unsend(run)
     return task
 
 

@@ -14,20 +14,18 @@ from perdure.engine.service.operations import OperationTopic
 from perdure.engine.service.queries import QueryTopic
 from perdure.engine.service.search_attributes import SearchAttributeTopic
 from perdure.engine.service.task_queues import TaskQueueTopic
-from perdure.engine.service.updates import UpdateTopic
+from perdure.engine.service.update_with_start import UpdateWithStartTopic
 from perdure.engine.service.visibility import VisibilityTopic
 from perdure.engine.service.workflow_tasks import WorkflowTaskTopic
-from perdure.engine.service.workflows import WorkflowTopic
 
 __all__ = ["EngineService"]
 
 
 class EngineService(
     NamespaceTopic,
-    WorkflowTopic,
+    UpdateWithStartTopic,
     OperationTopic,
     QueryTopic,
-    UpdateTopic,
     HistoryTopic,
     VisibilityTopic,
     SearchAttributeTopic,

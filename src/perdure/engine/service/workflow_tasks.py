@@ -134,19 +134,26 @@ class WorkflowTaskTopic(ServiceTopic):
             answered = self._answered(slot, request)
         wants_next = error is None and request.return_new_workflow_task
         response = m.RespondWorkflowTaskCompletedResponse()
+        if transition.reset_event_id:
+            response.reset_history_event_id = transition.reset_event_id
         if transition.eager:
             response.activity_tasks.extend(
                 self.eager.activities(slot, transition, request.identity, elsewhere=not self.in_process)
             )
-        durable = shard.apply(slot, transition, offer=not wants_next).durable()
+        shard.apply(slot, transition, offer=not wants_next)
+        durable = shard.durable(slot)
         if answered:
-            durable.add_done_callback(partial(_answer, answered, request))
+            if durable is None:
+                _answer(answered, request, None)
+            else:
+                durable.add_done_callback(partial(_answer, answered, request))
         if wants_next and transition.workflow_task:
             sticky = bool(slot.run.state.sticky_queue)
             following = self.hand_out.start(slot, sticky=sticky, identity=request.identity, now_ms=now_ms)
             response.workflow_task.CopyFrom(following)
         try:
-            await durable
+            if durable is not None:
+                await durable
             if response.workflow_task.next_page_token:
                 await self.hand_out.fill(slot, response.workflow_task)
         except asyncio.CancelledError:
@@ -205,10 +212,10 @@ class WorkflowTaskTopic(ServiceTopic):
 
 
 def _answer(
-    queries: list[PendingQuery], request: m.RespondWorkflowTaskCompletedRequest, durable: asyncio.Future[None]
+    queries: list[PendingQuery], request: m.RespondWorkflowTaskCompletedRequest, durable: asyncio.Future[None] | None
 ) -> None:
-    """The commit of the task that answered these queries has come to an end."""
-    error = durable.exception()
+    """The commit of the task that answered these queries has come to an end; None: there was nothing to commit."""
+    error = None if durable is None else durable.exception()
     for query in queries:
         if isinstance(error, RpcError):
             query.fail(error)

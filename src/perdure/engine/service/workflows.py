@@ -11,7 +11,7 @@ from perdure.engine.service.base import ServiceTopic, invalid
 from perdure.engine.slot import Slot
 from perdure.engine.starts import Started, start_workflow
 
-__all__ = ["WorkflowTopic"]
+__all__ = ["WorkflowTopic", "check_chain"]
 
 _RUNNING = m.WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING
 
@@ -40,6 +40,15 @@ class WorkflowTopic(ServiceTopic):
         except asyncio.CancelledError:
             self.eager.take_back(started.slot, first_task.task_token if first_task is not None else b"")
             raise
+        return self.start_response(request, started, first_task)
+
+    def start_response(
+        self,
+        request: m.StartWorkflowExecutionRequest,
+        started: Started,
+        first_task: m.PollWorkflowTaskQueueResponse | None = None,
+    ) -> m.StartWorkflowExecutionResponse:
+        """What the caller of a start is told."""
         state = started.slot.run.state
         return m.StartWorkflowExecutionResponse(
             run_id=state.run_id,
@@ -95,7 +104,7 @@ class WorkflowTopic(ServiceTopic):
         """Raises RpcError NOT_FOUND."""
         self.check(request.namespace)
         slot = await self.find(request.namespace, request.workflow_execution)
-        _check_chain(slot, request.first_execution_run_id)
+        check_chain(slot, request.first_execution_run_id)
         await self.transact(slot, history.request_cancel, request)
         return m.RequestCancelWorkflowExecutionResponse()
 
@@ -105,7 +114,7 @@ class WorkflowTopic(ServiceTopic):
         """Raises RpcError NOT_FOUND."""
         self.check(request.namespace)
         slot = await self.find(request.namespace, request.workflow_execution)
-        _check_chain(slot, request.first_execution_run_id)
+        check_chain(slot, request.first_execution_run_id)
         await self.transact(
             slot,
             history.terminate,
@@ -132,7 +141,7 @@ class WorkflowTopic(ServiceTopic):
         return await self.cache.find(namespace, execution.workflow_id, execution.run_id)
 
 
-def _check_chain(slot: Slot, first_run_id: str) -> None:
+def check_chain(slot: Slot, first_run_id: str) -> None:
     """A caller may insist on the chain it started."""
     state = slot.run.state
     if first_run_id and first_run_id != (state.first_run_id or state.run_id):
