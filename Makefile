@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PYTEST_WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS)
 
-.PHONY: help setup demo test check format bench torture ci lock clean
+.PHONY: help setup demo test check format bench rpcs torture ci lock clean
 
 help:  ## Show the targets.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -43,6 +43,9 @@ format: $(READY)  ## Put the code into shape.
 
 bench: $(READY)  ## Measure every row of the budget table (about six minutes; leave the machine alone).
 	$(BIN)/python -m bench
+
+rpcs: $(READY)  ## Print the table of RPCs into docs/rpcs.md.
+	$(BIN)/python -m tests.tidy.rpcs_page
 
 torture: $(READY)  ## The long crash tests.
 	$(PYTEST) -m torture --timeout 900

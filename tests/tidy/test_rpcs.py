@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 from perdure.api import WorkflowService
 from perdure.api.rpcs import RPCS
 from perdure.engine.service import EngineService
-from perdure.engine.service.table import UNSERVED, is_served
+from perdure.engine.service.table import NOTES, UNSERVED, is_served
+from tests.tidy.rpcs_page import PAGE, page
 
 
 def test_every_method_is_served_or_refused_with_a_reason() -> None:
@@ -26,3 +28,11 @@ def test_long_polls_take_the_time_their_caller_has() -> None:
         if is_served(rpc):
             function = inspect.signature(getattr(EngineService, method))
             assert ("timeout_s" in function.parameters) == rpc.is_long_poll, method
+
+
+def test_notes_are_about_served_methods() -> None:
+    assert all(is_served(RPCS[method]) for method in NOTES)
+
+
+def test_the_page_is_printed_from_the_table(root: Path) -> None:
+    assert (root / PAGE).read_text(encoding="utf-8") == page(), "run `make rpcs`"

@@ -1,6 +1,6 @@
 """What becomes of each RPC: served by the function of its name in `EngineService`, or refused with a reason.
 
-`UNSERVED` is the list of refusals. A method is either a function of `EngineService` or a line here, never both and
+`UNSERVED` is the list of refusals, `NOTES` says where a served method has its bounds. A method is either a function of `EngineService` or a line here, never both and
 never neither: a test holds that against `perdure.api.rpcs.RPCS`, and prints the outcome into docs/rpcs.md. A method
 that is in neither place is refused all the same.
 """
@@ -11,7 +11,7 @@ from perdure.api import RpcError, StatusCode
 from perdure.api.rpcs import Rpc
 from perdure.engine.service import EngineService
 
-__all__ = ["UNSERVED", "is_served", "refusal"]
+__all__ = ["NOTES", "UNSERVED", "is_served", "refusal"]
 
 _ARCHIVAL = "archival is not supported; keep closed workflows longer with the namespace's retention period"
 _BUILD_IDS = "versioning by build id sets is not supported; use workflow.patched in the code"
@@ -115,6 +115,11 @@ UNSERVED: dict[str, str] = {
     "list_nexus_endpoints": _NEXUS,
 }
 """Why a method is refused, and what to do instead, by Python name."""
+
+NOTES: dict[str, str] = {
+    "get_cluster_info": "one cluster, one shard",
+}
+"""Where a served method does less than its definition allows for, or otherwise; printed beside it."""
 
 
 def is_served(rpc: Rpc) -> bool:
