@@ -1,8 +1,8 @@
 """What becomes of each RPC: served by the function of its name in `EngineService`, or refused with a reason.
 
-`UNSERVED` is the list of refusals, `NOTES` says where a served method has its bounds. A method is either a function of `EngineService` or a line here, never both and
-never neither: a test holds that against `perdure.api.rpcs.RPCS`, and prints the outcome into docs/rpcs.md. A method
-that is in neither place is refused all the same.
+`UNSERVED` is the list of refusals; `NOTES` says where a served method has its bounds. A method is either a function of
+`EngineService` or a line of `UNSERVED`, never both and never neither: a test holds that against
+`perdure.api.rpcs.RPCS`, and the whole is printed into docs/rpcs.md. A method in neither place is refused all the same.
 """
 
 from __future__ import annotations
