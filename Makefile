@@ -48,7 +48,7 @@ rpcs: $(READY)  ## Print the table of RPCs into docs/rpcs.md.
 	$(BIN)/python -m tests.tidy.rpcs_page
 
 torture: $(READY)  ## The long crash tests.
-	$(PYTEST) -m torture --timeout 900
+	$(PYTEST) -m torture --timeout 1500
 
 ci:  ## What continuous integration runs.
 	.ci/run
