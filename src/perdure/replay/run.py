@@ -309,22 +309,23 @@ class WorkflowRun:
         return missing(self._expected.rest()[0], after, self._runtime.describe())
 
     def _run(self) -> None:
-        if not self._runtime.loop.run(self._guard):
-            self._runtime.poison(
+        runtime = self._runtime
+        if not runtime.loop.run(self._guard):
+            runtime.poison(
                 NondeterminismError(
                     f"workflow code ran {MAX_CALLBACKS:,} callbacks without coming to rest "
-                    f"({self._runtime.describe()}): a loop that only awaits asyncio.sleep(0) never waits; "
+                    f"({runtime.describe()}): a loop that only awaits asyncio.sleep(0) never waits; "
                     "use workflow.wait_condition or a longer sleep"
                 )
             )
-        if self._runtime.updates is not None:
-            self._runtime.updates.close_now()
-        if self._runtime.closed:
-            self._runtime.keep_places()
-            self._runtime.loop.close()
+        if runtime.updates is not None:
+            runtime.updates.close_now()
+        if runtime.closed:
+            runtime.keep_places()
+            runtime.loop.close()
         violation = self._guard.take_violation()
         if violation is not None:
-            self._runtime.poison(violation)
+            runtime.poison(violation)
 
     # Markers that a replayed task left.
 
@@ -406,8 +407,9 @@ class WorkflowRun:
             if runtime.updates is not None:
                 runtime.updates.rest()
                 messages = runtime.updates.take_messages()
-            for warning in runtime.abandoned:
-                warn(warning)
+            if runtime.abandoned:
+                for warning in runtime.abandoned:
+                    warn(warning)
             for issued in runtime.commands:
                 if not issued.dropped:
                     assert issued.message is not None, "a live task's command has its message"
