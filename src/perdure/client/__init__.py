@@ -1,5 +1,11 @@
 """Starting workflows and finding them again; see `Client`."""
 
+from perdure.client.administration import (
+    TaskQueueDescription,
+    TaskQueuePoller,
+    TaskQueueStats,
+    TaskQueueType,
+)
 from perdure.client.async_activity import AsyncActivityHandle, AsyncActivityIDReference
 from perdure.client.client import Client
 from perdure.client.descriptions import (
@@ -48,6 +54,10 @@ __all__ = [
     "ServiceError",
     "ServiceUnavailableError",
     "StartOptions",
+    "TaskQueueDescription",
+    "TaskQueuePoller",
+    "TaskQueueStats",
+    "TaskQueueType",
     "WithStartWorkflowOperation",
     "WorkflowAlreadyStartedError",
     "WorkflowContinuedAsNewError",

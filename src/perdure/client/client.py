@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar, TypeVarTuple, Unpack, overload
 from perdure import local
 from perdure.api import WorkflowService
 from perdure.api import messages as m
+from perdure.client.administration import AdministrationCalls
 from perdure.client.async_activity import AsyncActivityHandle, AsyncActivityIDReference
 from perdure.client.calls import call
 from perdure.client.descriptions import (
@@ -45,7 +46,7 @@ ReturnT = TypeVar("ReturnT")
 Ts = TypeVarTuple("Ts")
 
 
-class Client(UpdateWithStartCalls):
+class Client(UpdateWithStartCalls, AdministrationCalls):
     """Starts, finds, signals, queries and stops workflows.
 
     Example::

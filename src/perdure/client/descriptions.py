@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import Any
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from perdure.api import messages as m
-from perdure.api.durations import datetime_of_ms, timestamp_ms
-from perdure.common import TypedSearchAttributes
+from perdure.api.durations import datetime_of_ms, duration_ms, timestamp_ms
+from perdure.common import Priority, TypedSearchAttributes
 from perdure.converter import DataConverter
 from perdure.converter.attributes import decode_search_attributes
 
@@ -35,6 +36,10 @@ class WorkflowExecutionStatus(IntEnum):
     TERMINATED = 5
     CONTINUED_AS_NEW = 6
     TIMED_OUT = 7
+
+
+def _moment(message: Message, field: str) -> datetime | None:
+    return _time(getattr(message, field)) if message.HasField(field) else None
 
 
 def _time(timestamp: Timestamp) -> datetime:
@@ -80,6 +85,39 @@ class WorkflowExecution:
             data_converter=converter,
             **more,
         )
+
+    @property
+    def root_id(self) -> str | None:
+        """The workflow id of the first of its family: itself if it has no parent."""
+        return self.raw_info.root_execution.workflow_id or None
+
+    @property
+    def root_run_id(self) -> str | None:
+        """The run id of the first of its family."""
+        return self.raw_info.root_execution.run_id or None
+
+    @property
+    def first_run_id(self) -> str | None:
+        """The first run of its chain of retries, cron runs and continuations."""
+        return self.raw_info.first_run_id or None
+
+    @property
+    def execution_duration(self) -> timedelta | None:
+        """How long a closed run took."""
+        raw = self.raw_info
+        return (
+            timedelta(milliseconds=duration_ms(raw.execution_duration)) if raw.HasField("execution_duration") else None
+        )
+
+    @property
+    def history_size_bytes(self) -> int:
+        """Bytes of its history."""
+        return self.raw_info.history_size_bytes
+
+    @property
+    def priority(self) -> Priority:
+        """Which of several waiting tasks goes first."""
+        return Priority.from_proto(self.raw_info.priority)
 
     @property
     def typed_search_attributes(self) -> TypedSearchAttributes:
@@ -130,6 +168,59 @@ class WorkflowExecutionDescription(WorkflowExecution):
         """The workflow task that waits or runs, with its attempt; many attempts mean that its code keeps failing."""
         raw = self.raw_description
         return raw.pending_workflow_task if raw.HasField("pending_workflow_task") else None
+
+    @property
+    def pending_nexus_operations(self) -> Sequence[m.PendingNexusOperationInfo]:
+        """Nexus operations scheduled and not closed."""
+        return self.raw_description.pending_nexus_operations
+
+    @property
+    def callbacks(self) -> Sequence[m.CallbackInfo]:
+        """What is told when the workflow closes."""
+        return self.raw_description.callbacks
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether it has been asked to cancel."""
+        return self.raw_description.workflow_extended_info.cancel_requested
+
+    @property
+    def execution_expiration_time(self) -> datetime | None:
+        """When its execution timeout ends it, over retries and continuations."""
+        return _moment(self.raw_description.workflow_extended_info, "execution_expiration_time")
+
+    @property
+    def run_expiration_time(self) -> datetime | None:
+        """When its run timeout ends this run."""
+        return _moment(self.raw_description.workflow_extended_info, "run_expiration_time")
+
+    @property
+    def original_start_time(self) -> datetime | None:
+        """When the run began that this one is a reset of, or itself."""
+        return _moment(self.raw_description.workflow_extended_info, "original_start_time")
+
+    @property
+    def reset_run_id(self) -> str | None:
+        """The run that this one was reset to."""
+        return self.raw_description.workflow_extended_info.reset_run_id or None
+
+    async def static_summary(self) -> str | None:
+        """One line for people, given at the start.
+
+        Raises:
+            ConversionError: it cannot be read.
+        """
+        metadata = self.raw_description.execution_config.user_metadata
+        return self.data_converter.from_payload(metadata.summary, str) if metadata.HasField("summary") else None
+
+    async def static_details(self) -> str | None:
+        """Several lines for people, given at the start.
+
+        Raises:
+            ConversionError: they cannot be read.
+        """
+        metadata = self.raw_description.execution_config.user_metadata
+        return self.data_converter.from_payload(metadata.details, str) if metadata.HasField("details") else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from perdure.client.errors import (
     translate,
 )
 from perdure.client.history import WorkflowHistory, WorkflowHistoryEventFilterType
+from perdure.client.operations import OperatedHandle
 from perdure.client.options import handler_target
 from perdure.client.updates import UpdatingHandle
 from perdure.common import QueryRejectCondition
@@ -39,7 +40,7 @@ Ts = TypeVarTuple("Ts")
 _ENDED = m.HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
 
 
-class WorkflowHandle(UpdatingHandle, Generic[ReturnT]):
+class WorkflowHandle(UpdatingHandle, OperatedHandle, Generic[ReturnT]):
     """One workflow.
 
     Attributes:
