@@ -179,7 +179,7 @@ def translate(error: RpcError, *, workflow_id: str = "", workflow_type: str = ""
                 return translate(told, workflow_id=workflow_id, workflow_type=workflow_type)
         if isinstance(detail, m.NamespaceNotFoundFailure):
             return NamespaceNotFoundError(f"{error.message}; register it or connect to another", error.code)
-    if error.code is StatusCode.ALREADY_EXISTS:
+    if error.code is StatusCode.ALREADY_EXISTS and workflow_id:
         return WorkflowAlreadyStartedError(workflow_id, workflow_type)
     named = not workflow_id or repr(workflow_id) in error.message
     message = error.message if named else f"workflow {_shown(workflow_id)}: {error.message}"
