@@ -6,18 +6,19 @@ and somebody waits (for a workflow's result, or in `env.sleep`), it jumps to the
 milliseconds, and nothing in between is skipped.
 
 Waiting is noticed at the seam: the environment's client talks to the engine through `_WatchedService`, which counts the
-long polls for results and remembers that something was called. It also notices workflow tasks that keep failing: in
-virtual time they would be retried for ever while the test waits, so after a few attempts the wait itself fails.
+long polls for results and updates, and remembers that something was called. It also notices workflow tasks that keep
+failing: in virtual time they would be retried for ever while the test waits, so after a few attempts the wait itself
+fails.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, Self, Unpack, cast
+from typing import Any, Self, TypeVar, Unpack, cast
 
 from perdure.activity.definition import Activity
 from perdure.api import RpcError, StatusCode, WorkflowService
@@ -33,6 +34,8 @@ from perdure.engine.store.memory import MemoryStore
 from perdure.worker import Worker
 
 __all__ = ["Environment", "WorkflowEnvironment"]
+
+_Response = TypeVar("_Response")
 
 _MAX_FAILED_ATTEMPTS = 10
 """A workflow task that has failed this often in a row ends the waits for its workflow's result."""
@@ -95,14 +98,36 @@ class _WatchedService:
     async def get_workflow_execution_history(
         self, request: m.GetWorkflowExecutionHistoryRequest, *, timeout_s: float | None = None
     ) -> m.GetWorkflowExecutionHistoryResponse:
-        self._watch.touched.set()
         if not request.wait_new_event:
+            self._watch.touched.set()
             return await self._service.get_workflow_execution_history(request, timeout_s=timeout_s)
-        workflow_id = request.execution.workflow_id
+        return await self._wait(request.execution.workflow_id, self._poll_history(request))
+
+    async def update_workflow_execution(
+        self, request: m.UpdateWorkflowExecutionRequest, *, timeout_s: float | None = None
+    ) -> m.UpdateWorkflowExecutionResponse:
+        update = self._service.update_workflow_execution(request, timeout_s=timeout_s)
+        return await self._wait(request.workflow_execution.workflow_id, update)
+
+    async def poll_workflow_execution_update(
+        self, request: m.PollWorkflowExecutionUpdateRequest, *, timeout_s: float | None = None
+    ) -> m.PollWorkflowExecutionUpdateResponse:
+        poll = self._service.poll_workflow_execution_update(request, timeout_s=timeout_s)
+        return await self._wait(request.update_ref.workflow_execution.workflow_id, poll)
+
+    async def execute_multi_operation(
+        self, request: m.ExecuteMultiOperationRequest, *, timeout_s: float | None = None
+    ) -> m.ExecuteMultiOperationResponse:
+        workflow_id = request.operations[0].start_workflow.workflow_id if request.operations else ""
+        return await self._wait(workflow_id, self._service.execute_multi_operation(request, timeout_s=timeout_s))
+
+    async def _wait(self, workflow_id: str, call: Coroutine[Any, Any, _Response]) -> _Response:
+        """Wait for a workflow: the clock may jump meanwhile. The wait fails when nothing can come of it."""
+        self._watch.touched.set()
         hopeless: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         waits = self._watch.hopeless.setdefault(workflow_id, [])
         waits.append(hopeless)
-        poll = asyncio.ensure_future(self._poll_history(request))
+        poll = asyncio.ensure_future(call)
         try:
             with self._watch.somebody_waits():
                 await asyncio.wait((poll, hopeless), return_when=asyncio.FIRST_COMPLETED)

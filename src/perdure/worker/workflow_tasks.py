@@ -103,6 +103,7 @@ class WorkflowTaskWorker:
         completed = m.RespondWorkflowTaskCompletedRequest(
             identity=identity, namespace=namespace, return_new_workflow_task=True
         )
+        completed.capabilities.discard_speculative_workflow_task_with_events = True
         normal = m.TaskQueue(name=task_queue, kind=m.TaskQueueKind.TASK_QUEUE_KIND_NORMAL)
         sticky = m.TaskQueue(name=sticky_queue, kind=m.TaskQueueKind.TASK_QUEUE_KIND_STICKY, normal_name=task_queue)
         queues = [normal]
