@@ -69,6 +69,8 @@ def snapshot(run: h.Run) -> tuple[Any, ...]:
         dict(live.child_ids),
         list(live.frames),
         set(live.dirty_items),
+        repr(live.updates),
+        live.speculative,
     )
 
 
@@ -333,9 +335,15 @@ def full_encoding(run: h.Run) -> tuple[bytes, list[tuple[int, bytes]]]:
     dirty = run.live.dirty_items
     spilled = run.state.spilled
     run.live.dirty_items = set(run.state.items)
+    updates = run.state.updates
+    paged = 0 if updates is None else updates.paged
+    if updates is not None:
+        updates.paged = 0
     encoded = h.encode(run)
     run.live.dirty_items = dirty
     run.state.spilled = spilled
+    if updates is not None:
+        updates.paged = paged
     return encoded.state, sorted(encoded.items)
 
 

@@ -205,12 +205,15 @@ def _describe_options(info: m.PendingActivityInfo, run: Run, item: ActivityItem)
 def _describe_task(response: m.DescribeWorkflowExecutionResponse, run: Run) -> None:
     state = run.state
     task = run.live.task
+    scheduled_at_ms = state.task_scheduled_at_ms
     if not state.task_scheduled_event_id:
-        return
+        if not run.live.speculative and task is None:
+            return
+        scheduled_at_ms = run.live.speculative_at_ms
     info = response.pending_workflow_task
     info.attempt = task.attempt if task is not None else state.task_attempt
-    set_timestamp_ms(info.scheduled_time, state.task_scheduled_at_ms)
-    set_timestamp_ms(info.original_scheduled_time, state.task_scheduled_at_ms)
+    set_timestamp_ms(info.scheduled_time, scheduled_at_ms)
+    set_timestamp_ms(info.original_scheduled_time, scheduled_at_ms)
     if task is not None:
         info.state = _TASK_STATE.PENDING_WORKFLOW_TASK_STATE_STARTED
         set_timestamp_ms(info.started_time, task.started_at_ms)

@@ -130,9 +130,18 @@ def start(
 
 def release(run: Run, *, now_ms: int) -> Transition:
     """Undo `start`: nobody was there to take the task (precondition: one is held)."""
-    run.live.task = None
+    live = run.live
+    task, live.task = live.task, None
+    if live.updates:
+        update.unsend(run)
     transition = Transition(run, now_ms, workflow_task=True)
-    flush(transition)
+    flushed = flush(transition)
+    if task is not None and task.speculative:
+        if flushed:
+            schedule(transition)
+        else:
+            update.speculate(transition)
+            transition.changed = False
     return transition
 
 
