@@ -499,6 +499,8 @@ class Shard:
         if run.is_open:
             due_ms = history.next_deadline_ms(run)
             wake_ms = 0 if history.hot(run) else due_ms
+            if wake_ms and run.live.task is not None:
+                wake_ms = history.next_deadline_ms(run, after_loss=True)
         else:
             due_ms = self.erasing.due_ms(state)
             wake_ms = 0 if state.outbox else due_ms

@@ -110,12 +110,17 @@ def run_deadline_ms(run: Run) -> int:
     return min(state.run_deadline_ms, state.execution_deadline_ms)
 
 
-def next_deadline_ms(run: Run) -> int | None:
-    """The earliest valid deadline of an open run; None if it waits only for the outside."""
+def next_deadline_ms(run: Run, *, after_loss: bool = False) -> int | None:
+    """The earliest valid deadline of an open run; None if it waits only for the outside.
+
+    Args:
+        run: the run.
+        after_loss: as seen by a process that holds no workflow task of it.
+    """
     if not run.is_open:
         return None
     earliest = run_deadline_ms(run)
-    task = run.live.task
+    task = None if after_loss else run.live.task
     other = task.deadline_ms if task is not None else run.state.task_not_before_ms
     if other and (not earliest or other < earliest):
         earliest = other
