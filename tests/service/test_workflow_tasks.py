@@ -325,3 +325,18 @@ async def test_foreign_tokens_are_refused(driver: Driver) -> None:
     error = await refusal(driver.service.respond_activity_task_completed(activity))
     assert error.code is StatusCode.INVALID_ARGUMENT
     await driver.complete(task, complete_workflow())
+
+
+async def test_a_worker_that_has_left_gets_nothing_more_into_its_sticky_queue(driver: Driver) -> None:
+    """Not even when it completes a task on the way out, and says once more that it keeps the run."""
+    await driver.start()
+    task = await driver.poll()
+    request = driver.poll_request(STICKY, sticky=True, worker_key="w")
+    waiting = asyncio.ensure_future(driver.service.poll_workflow_task_queue(request))
+    await turns()
+    leaving = m.ShutdownWorkerRequest(namespace="default", sticky_task_queue=STICKY, worker_instance_key="w")
+    await driver.service.shutdown_worker(leaving)
+    assert not (await waiting).task_token
+    await driver.complete(task, start_timer("t", 60), sticky=STICKY)
+    await driver.signal()
+    assert (await driver.poll()).task_token, "another worker gets the next task at once"

@@ -242,6 +242,7 @@ class TaskQueue:
     def _expire_pollers(self) -> None:
         self._alarm = None
         now_s = self._matching.clock.monotonic_s()
+        self.last_poll_ms = self._matching.clock.now_ms()  # They are answered empty, and will be back.
         self.release(lambda poller: poller.expires_s <= now_s)
         if self.pollers:
             self._arm(min(poller.expires_s for poller in self.pollers))

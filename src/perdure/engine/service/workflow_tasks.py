@@ -58,9 +58,9 @@ class WorkflowTaskTopic(ServiceTopic):
                 if left_s <= 0:
                     break
                 task = await queue.wait(left_s, identity, worker_key)
-                now_ms = queue.last_poll_ms = self.clock.now_ms()
                 if task is None:
                     break
+                now_ms = queue.last_poll_ms = self.clock.now_ms()
                 if not self.in_process:
                     waited_s += left_s - until_s + self.clock.monotonic_s()
             response = None
