@@ -59,7 +59,7 @@ async def obey(answer: str) -> str:
     try:
         while True:
             activity.heartbeat()
-            await asyncio.sleep(0.05)
+            await asyncio.wait((asyncio.ensure_future(activity.wait_for_cancelled()),), timeout=0.05)
     except asyncio.CancelledError:
         if answer:
             return answer

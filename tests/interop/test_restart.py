@@ -23,13 +23,21 @@ class Ledger:
 
     def __init__(self) -> None:
         self.begun: Counter[str] = Counter()
+        self.progress = asyncio.Condition()
         self.waiting = asyncio.Event()
         self.go_on = asyncio.Event()
 
     @activity.defn
     async def step(self, name: str) -> str:
-        self.begun[name] += 1
+        async with self.progress:
+            self.begun[name] += 1
+            self.progress.notify_all()
         return name
+
+    async def wait_begun(self, count: int) -> None:
+        """Until so many steps have begun."""
+        async with self.progress:
+            await self.progress.wait_for(lambda: self.begun.total() >= count)
 
     @activity.defn
     async def wait(self) -> str:
@@ -106,8 +114,7 @@ async def test_nothing_is_lost_under_load(spawn_server: Spawn) -> None:
     async with worker(client, ledger):
         handles = [await client.start_workflow(Chain.run, str(n), id=f"c{n}", task_queue=QUEUE) for n in range(RUNS)]
         for kill in range(3):
-            while sum(ledger.begun.values()) < (kill + 1) * RUNS * STEPS // 5:
-                await asyncio.sleep(0.01)
+            await ledger.wait_begun((kill + 1) * RUNS * STEPS // 5)
             await serving.kill()
             serving = await start(spawn_server, serving.address)
         for number, handle in enumerate(handles):
@@ -126,7 +133,6 @@ async def test_a_worker_that_leaves_is_replaced(client: Client) -> None:
             Chain.run, "x", id=f"x{number}", task_queue=QUEUE, task_timeout=timedelta(seconds=1)
         )
         async with worker(client, ledger):
-            while not ledger.begun:
-                await asyncio.sleep(0.01)
+            await ledger.wait_begun(1)
         async with worker(client, ledger):
             assert await asyncio.wait_for(handle.result(), 8) == [f"x/{step}" for step in range(STEPS)]
