@@ -166,5 +166,32 @@ async def steps() -> str:
     return first
 
 
-WORKFLOWS = [activities, timers, chance, combinators, Mailbox, child, parent, cancelled, again, steps]
+@workflow.defn(name="golden.basket")
+async def basket(limit: int) -> list[str]:
+    """Sets the handler of an update while it runs, and closes while one is about to be answered."""
+    items: list[str] = []
+    label = await workflow.step(str.upper, "basket")
+
+    @workflow.update
+    async def put(item: str) -> int:
+        items.append(await echo(item))
+        return len(items)
+
+    @put.validator
+    def check(item: str) -> None:
+        if not item:
+            raise ValueError("nothing to put in")
+
+    @workflow.update
+    async def close() -> str:
+        items.append(label)
+        await workflow.wait_condition(lambda: len(items) > limit)
+        return items[-1]
+
+    await workflow.wait_condition(lambda: len(items) > limit)
+    items.append("closed")
+    return items
+
+
+WORKFLOWS = [activities, timers, chance, combinators, Mailbox, child, parent, cancelled, again, steps, basket]
 ACTIVITIES = [echo, flaky, hopeless]

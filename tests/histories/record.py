@@ -13,7 +13,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from perdure.client import Client, WorkflowFailureError, WorkflowHandle
+from perdure.client import (
+    Client,
+    WithStartWorkflowOperation,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowUpdateStage,
+)
+from perdure.common import WorkflowIDConflictPolicy
 from perdure.testing import WorkflowEnvironment
 from perdure.worker import Worker
 from tests.histories import flows_v0_1 as flows
@@ -50,7 +57,24 @@ async def _lives(client: Client, env: WorkflowEnvironment) -> dict[str, Workflow
     await again.result()
     handles["again_first"] = client.get_workflow_handle("again", run_id=again.first_execution_run_id)
     handles["again_last"] = client.get_workflow_handle("again")
+
+    handles["basket"] = await _basket(client)
     return handles
+
+
+async def _basket(client: Client) -> WorkflowHandle[Any]:
+    """Updates: one that starts it, one that is rejected, one that waits, and two that end it."""
+    operation = WithStartWorkflowOperation(
+        flows.basket, 2, id="basket", id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING
+    )
+    await client.execute_update_with_start_workflow("put", "pen", start_workflow_operation=operation, id="1")
+    basket = await operation.workflow_handle()
+    rejected = await basket.start_update("put", "", wait_for_stage=WorkflowUpdateStage.COMPLETED, id="2")
+    await basket.execute_update("put", "paper", id="3")
+    await basket.execute_update("close", id="4")
+    assert "nothing" in str((await rejected.wait_outcome()).failure.message)
+    await basket.result()
+    return basket
 
 
 async def record(folder: Path) -> list[str]:

@@ -235,4 +235,58 @@ class Patched:
         return found
 
 
-WORKFLOWS = [Activities, CancelledActivities, Timers, Mailbox, Child, Parent, Meddler, CleansUp, Fails, Again, Patched]
+@workflow.defn(name="conversation")
+class Conversation:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.left = False
+
+    @workflow.run
+    async def run(self) -> list[str]:
+        await workflow.execute_activity("echo", "begin", start_to_close_timeout=SPAN)
+        await workflow.wait_condition(lambda: self.left)
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        return sorted(self.said)
+
+    @workflow.signal
+    async def interrupt(self, text: str) -> None:
+        self.said.append(await workflow.execute_activity("echo", text, start_to_close_timeout=SPAN))
+
+    @workflow.update
+    async def say(self, text: str) -> str:
+        self.said.append(text)
+        answer: str = await workflow.execute_activity("echo", f"{text}?", start_to_close_timeout=SPAN)
+        self.said.append(answer)
+        return answer
+
+    @say.validator
+    def check_text(self, text: str) -> None:
+        if text == "nonsense":
+            raise ValueError("nonsense is not taken")
+
+    @workflow.update
+    async def refuse(self) -> None:
+        info = workflow.current_update_info()
+        await workflow.sleep(1)
+        raise ApplicationError(f"no, {info.name if info else ''}", type="No")
+
+    @workflow.update(name="leave")
+    def go_away(self) -> int:
+        self.left = True
+        return len(self.said)
+
+
+WORKFLOWS = [
+    Activities,
+    CancelledActivities,
+    Timers,
+    Mailbox,
+    Child,
+    Parent,
+    Meddler,
+    CleansUp,
+    Fails,
+    Again,
+    Patched,
+    Conversation,
+]

@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from perdure.client import WorkflowFailureError, WorkflowHandle, WorkflowNotFoundError
+from perdure.client import (
+    WithStartWorkflowOperation,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowNotFoundError,
+    WorkflowUpdateFailedError,
+)
 from perdure.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from perdure.exceptions import WorkflowAlreadyStartedError
 from tests.system.lives import Life
@@ -85,6 +91,39 @@ async def fails(life: Life) -> object:
     return str(caught.value.cause)
 
 
+async def conversation(life: Life) -> object:
+    start_it = WithStartWorkflowOperation(
+        "conversation",
+        id="conversation",
+        request_id="start conversation",
+        id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+    )
+    with suppress(WorkflowAlreadyStartedError):
+        await life.client.execute_update_with_start_workflow("say", "hello", start_workflow_operation=start_it, id="1")
+    handle = life.client.get_workflow_handle("conversation")
+
+    async def update(id: str, name: str, *args: object) -> None:
+        # What was rejected leaves no trace, and a run that an earlier life has closed takes no more.
+        with suppress(WorkflowUpdateFailedError, WorkflowNotFoundError):
+            await handle.execute_update(name, *args, id=id)
+
+    await life.at(5)
+    await update("2", "say", "nonsense")
+    await update("3", "say", "well")
+    await life.at(60)
+    await asyncio.gather(
+        update("4", "say", "but"),
+        life.signal("conversation", "interrupt", "stop", request_id="5"),
+        update("6", "say", "nonsense"),
+        update("7", "refuse"),
+        update("8", "fly"),
+    )
+    await update("9", "say", "good night")
+    await update("10", "leave")
+    return await handle.result()
+
+
 STORIES: dict[str, tuple[Callable[[Life], Awaitable[object]], object]] = {
     "activities": (
         lambda life: simple(life, "activities"),
@@ -111,5 +150,9 @@ STORIES: dict[str, tuple[Callable[[Life], Awaitable[object]], object]] = {
     "cleans_up": (cleans_up, "CancelledError"),
     "fails": (fails, "Broken: broken"),
     "again": (lambda life: simple(life, "again", 2), 0),
+    "conversation": (
+        conversation,
+        ["but", "but?", "good night", "good night?", "hello", "hello?", "stop", "well", "well?"],
+    ),
     "patched": (lambda life: simple(life, "patched"), "one!?"),
 }
