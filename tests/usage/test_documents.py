@@ -52,6 +52,10 @@ async def fulfil(order: Order) -> Receipt:
     return Receipt(order.id)
 
 
+@workflow.defn
+async def nightly() -> None: ...
+
+
 @activity.defn(start_to_close_timeout=timedelta(seconds=30))
 async def book_seat(trip: str) -> str:
     return f"seat to {trip}"
@@ -111,7 +115,7 @@ async def test_writing_workflows(root: Path, load: Callable[[str], ModuleType]) 
     parts += [f"async def outside_{n}(app, order):\n{textwrap.indent(code, '    ')}" for n, code in enumerate(outside)]
     guide = load("\n\n".join(parts))
     activities = [guide.charge, guide.book_seat, guide.release_seat]
-    workflows = [guide.fulfil, guide.Approval, guide.booking, guide.trip]
+    workflows = [guide.fulfil, guide.Approval, guide.Delivery, guide.nightly, guide.booking, guide.trip]
     workflows += [getattr(guide, f"inside_{n}") for n in range(len(inside))]
     async with await WorkflowEnvironment.start_time_skipping() as env:
         async with env.worker(workflows=workflows, activities=activities):
@@ -130,6 +134,10 @@ async def walk(client: Any, guide: Any) -> None:
     await approval.signal(guide.Approval.approve)
     await approval.result()
     assert await approval.query(guide.Approval.is_approved) is True
+    delivery = await client.start_workflow(guide.Delivery.run)
+    assert await delivery.execute_update(guide.Delivery.set_address, "Oslo") == "seat to Oslo"
+    await delivery.signal(guide.Delivery.ship)
+    assert await delivery.result() == "Oslo"
     assert await client.execute_workflow(guide.trip, ["Rome", "Bern"]) == ["seat to Rome", "seat to Bern"]
     booked = await client.start_workflow(guide.booking, "Oslo", id="booking-Oslo")
     while not any(event.HasField("timer_started_event_attributes") for event in (await booked.fetch_history()).events):
