@@ -10,6 +10,7 @@ from pathlib import Path
 PURE = ("src/perdure/replay", "src/perdure/engine/history")
 BRIDGES = (
     "src/perdure/local.py",
+    "src/perdure/sharing.py",
     "src/perdure/testing",
     "src/perdure/engine",
     "src/perdure/server",

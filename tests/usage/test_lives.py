@@ -14,7 +14,7 @@ import pytest
 import perdure
 from perdure import RetryPolicy, activity, workflow
 from perdure.client import ServiceUnavailableError, WorkflowFailureError, calls
-from perdure.exceptions import ActivityError, ApplicationError, DatabaseLockedError, TargetError
+from perdure.exceptions import ActivityError, ApplicationError, TargetError
 
 SECONDS = timedelta(seconds=30)
 ONCE = RetryPolicy(maximum_attempts=1)
@@ -107,13 +107,13 @@ async def test_two_apps_on_one_database(tmp_path: Path) -> None:
 
 
 async def test_a_database_open_in_another_loop_of_the_process(tmp_path: Path) -> None:
-    async def other() -> None:
-        async with perdure.open(tmp_path / "a.db", workflows=[quick], activities=[]):
-            raise AssertionError("it opened")
+    async def other() -> int:
+        async with perdure.open(tmp_path / "a.db", workflows=[quick], activities=[]) as app:
+            return await app.execute(quick, 2)
 
-    async with perdure.open(tmp_path / "a.db", workflows=[quick], activities=[]):
-        with pytest.raises(DatabaseLockedError, match="open in another event loop of this process"):
-            await asyncio.to_thread(asyncio.run, other())
+    async with perdure.open(tmp_path / "a.db", workflows=[quick], activities=[]) as app:
+        assert await asyncio.to_thread(asyncio.run, other()) == 2
+        assert await app.execute(quick, 1) == 1
 
 
 async def test_a_handle_says_at_once_that_its_app_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

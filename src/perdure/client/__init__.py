@@ -39,6 +39,7 @@ from perdure.client.options import StartOptions
 from perdure.client.updates import WorkflowUpdateHandle, WorkflowUpdateStage
 from perdure.client.with_start import WithStartWorkflowOperation
 from perdure.exceptions import WorkflowAlreadyStartedError
+from perdure.transport import KeepAliveConfig, TLSConfig
 
 __all__ = [
     "AsyncActivityCancelledError",
@@ -47,6 +48,7 @@ __all__ = [
     "AsyncActivityNotFoundError",
     "Client",
     "InvalidRequestError",
+    "KeepAliveConfig",
     "NamespaceNotFoundError",
     "RPCError",
     "RPCTimeoutOrCancelledError",
@@ -59,6 +61,7 @@ __all__ = [
     "TaskQueueStats",
     "TaskQueueType",
     "WithStartWorkflowOperation",
+    "TLSConfig",
     "WorkflowAlreadyStartedError",
     "WorkflowContinuedAsNewError",
     "WorkflowExecution",

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, TypeVarTuple, Unpack, overload
 
 from perdure import local
-from perdure.api import WorkflowService
+from perdure.api import StatusCode, WorkflowService
 from perdure.api import messages as m
 from perdure.client.administration import AdministrationCalls
 from perdure.client.async_activity import AsyncActivityHandle, AsyncActivityIDReference
@@ -24,7 +24,7 @@ from perdure.client.descriptions import (
     WorkflowExecutionCount,
     WorkflowExecutionCountAggregationGroup,
 )
-from perdure.client.errors import translate
+from perdure.client.errors import ServiceError, translate
 from perdure.client.handle import WorkflowHandle
 from perdure.client.options import (
     DEFAULT_TASK_QUEUE,
@@ -39,8 +39,11 @@ from perdure.client.with_start import UpdateWithStartCalls
 from perdure.converter import CodecService, DataConverter, default
 from perdure.exceptions import PerdureError
 from perdure.replay.checks import check_text
+from perdure.transport import KeepAliveConfig, ServerOptions, TLSConfig
 
 __all__ = ["Client"]
+
+_KEEP_ALIVE = KeepAliveConfig()
 
 ReturnT = TypeVar("ReturnT")
 Ts = TypeVarTuple("Ts")
@@ -95,25 +98,37 @@ class Client(UpdateWithStartCalls, AdministrationCalls):
         identity: str | None = None,
         task_queue: str = DEFAULT_TASK_QUEUE,
         limits: local.Limits | None = None,
+        tls: bool | TLSConfig | None = None,
+        api_key: str | None = None,
+        rpc_metadata: Mapping[str, str | bytes] | None = None,
+        keep_alive_config: KeepAliveConfig | None = _KEEP_ALIVE,
     ) -> Self:
         """Open a client for a target.
 
         Args:
-            target: ``"sqlite:orders.db"`` or a path: a database file, created if missing. ``"memory:"``: kept nowhere.
-                One engine serves all clients of a target in this process.
+            target: ``"sqlite:orders.db"`` or a path: a database file, created if missing; processes that open it share
+                it. ``"memory:"``: kept nowhere. ``"host:7233"``, ``"http://…"`` or ``"https://…"``: a server, Perdure's
+                or a Temporal one. One engine serves all clients of a file or memory in this process.
             namespace: which namespace.
             data_converter: as in the constructor.
             identity: as in the constructor.
             task_queue: as in the constructor.
             limits: bounds of the target's engine, such as ``Limits(pending_activities=10_000)``; the defaults, or what
-                it has been opened with, when None.
+                it has been opened with, when None. A server has its own.
+            tls: of a server: whether, and how, to encrypt; by default as the address says, and with an API key.
+            api_key: of a server: sent with every call.
+            rpc_metadata: of a server: sent with every call.
+            keep_alive_config: of a server: when an idle connection is tried; None = never.
 
         Raises:
-            ValueError: the target has no such form.
+            ValueError: the target has no such form, or is none that the options suit.
             DatabaseError: the database cannot be opened; the subclass and message say why and what to do.
+            ServiceUnavailableError: the server cannot be reached.
         """
-        lease = await local.open_service(target, limits=limits)
-        return cls(
+        lease = await local.open_service(
+            target, limits=limits, server=_server_options(tls, api_key, rpc_metadata, keep_alive_config)
+        )
+        client = cls(
             lease.service,
             namespace=namespace,
             data_converter=data_converter,
@@ -121,6 +136,21 @@ class Client(UpdateWithStartCalls, AdministrationCalls):
             task_queue=task_queue,
             lease=lease,
         )
+        if lease.is_remote:
+            await client._introduce()
+        return client
+
+    async def _introduce(self) -> None:
+        """See that the server is there and takes our calls. Closes the client if not."""
+        try:
+            await call(self.raw_service.get_system_info, m.GetSystemInfoRequest())
+        except ServiceError as error:
+            if error.status is not StatusCode.UNIMPLEMENTED:
+                await self.close()
+                raise
+        except BaseException:
+            await self.close()
+            raise
 
     @property
     def is_last(self) -> bool:
@@ -417,6 +447,18 @@ class Client(UpdateWithStartCalls, AdministrationCalls):
             raise ValueError("give task_token, or workflow_id and activity_id")
         reference = AsyncActivityIDReference(workflow_id=workflow_id, run_id=run_id, activity_id=activity_id)
         return AsyncActivityHandle(self, reference)
+
+
+def _server_options(
+    tls: bool | TLSConfig | None,
+    api_key: str | None,
+    rpc_metadata: Mapping[str, str | bytes] | None,
+    keep_alive: KeepAliveConfig | None,
+) -> ServerOptions | None:
+    """What was said about a server; None if nothing was."""
+    if tls is None and api_key is None and rpc_metadata is None and keep_alive is _KEEP_ALIVE:
+        return None
+    return ServerOptions(tls=tls, api_key=api_key, rpc_metadata=dict(rpc_metadata or {}), keep_alive=keep_alive)
 
 
 class _ExecutionIterator(AsyncIterator[WorkflowExecution]):

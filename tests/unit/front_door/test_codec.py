@@ -99,7 +99,7 @@ async def test_what_is_hidden_stays_hidden(tmp_path: Path) -> None:
         async with await Client.connect(path) as stranger:
             blind = await stranger.get_workflow_handle("s").fetch_history()
             assert not any(CANARY.encode() in event.SerializeToString() for event in blind.events)
-        files = await asyncio.to_thread(lambda: [file.read_bytes() for file in tmp_path.iterdir()])
-    files += [file.read_bytes() for file in tmp_path.iterdir()]
+        files = await asyncio.to_thread(lambda: [file.read_bytes() for file in tmp_path.iterdir() if file.is_file()])
+    files += [file.read_bytes() for file in tmp_path.iterdir() if file.is_file()]
     assert files
     assert not any(CANARY.encode() in content for content in files)

@@ -15,7 +15,8 @@ from perdure.exceptions import (
     DatabaseMissingError,
     TargetError,
 )
-from perdure.local import Place, open_service, place_of
+from perdure.local import Limits, Place, open_service, place_of
+from perdure.transport.options import TLSConfig
 
 
 def test_targets(tmp_path: Path) -> None:
@@ -26,15 +27,18 @@ def test_targets(tmp_path: Path) -> None:
     assert place_of("./a:b/orders.db").kind == "sqlite"
     assert place_of("memory:") == Place(kind="memory", name="")
     assert place_of("memory:other") == Place(kind="memory", name="other")
+    assert place_of("localhost:7233") == Place(kind="server", name="localhost:7233")
+    assert place_of("[::1]:7233") == Place(kind="server", name="[::1]:7233")
+    assert place_of("http://x/") == Place(kind="server", name="x:7233", secure=False)
+    assert place_of("https://x.example:443") == Place(kind="server", name="x.example:443", secure=True)
 
 
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("localhost:7233", "address of a server"),
-        ("[::1]:7233", "address of a server"),
-        ("http://x", "needs a server"),
-        ("postgresql://x", "needs a server"),
+        ("http://user@x", "no server's address"),
+        ("https:x", "no server's address"),
+        ("postgresql://x", "needs a PostgreSQL store"),
         ("sqlite:", "names no file"),
         ("", "empty"),
         ("redis:x", "no kind of place"),
@@ -43,6 +47,17 @@ def test_targets(tmp_path: Path) -> None:
 async def test_other_targets_are_refused_with_advice(target: str, said: str) -> None:
     with pytest.raises(TargetError, match=said):
         await Client.connect(target)
+
+
+async def test_options_of_a_server_are_refused_elsewhere() -> None:
+    with pytest.raises(TargetError, match="are for servers"):
+        await Client.connect("memory:", api_key="key")
+    with pytest.raises(TargetError, match="limits of its own"):
+        await Client.connect("localhost:7233", limits=Limits())
+    with pytest.raises(TargetError, match="tls= says otherwise"):
+        await Client.connect("http://localhost", tls=True)
+    with pytest.raises(ValueError, match="give both or neither"):
+        TLSConfig(client_cert=b"x")
 
 
 async def test_one_engine_for_each_place(tmp_path: Path) -> None:
@@ -90,9 +105,18 @@ def test_an_engine_of_another_loop(tmp_path: Path) -> None:
 
     async def in_both() -> None:
         async with await Client.connect(path):
-            with pytest.raises(DatabaseLockedError, match="another event loop"):
-                await asyncio.to_thread(asyncio.run, open_again())
+            await asyncio.to_thread(asyncio.run, open_again())
 
     asyncio.run(leave_open())
     asyncio.run(open_again())
     asyncio.run(in_both())
+
+
+def test_an_engine_of_a_loop_that_does_not_run(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.db")
+    loop = asyncio.new_event_loop()
+    client = loop.run_until_complete(Client.connect(path))
+    with pytest.raises(DatabaseLockedError, match="another event loop"):
+        asyncio.run(Client.connect(path))
+    loop.run_until_complete(client.close())
+    loop.close()

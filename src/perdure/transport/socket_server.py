@@ -1,0 +1,216 @@
+"""The owner's end of a database's socket: calls of other processes, answered by a `WorkflowService`.
+
+Each call runs in a task of its own, at most `MAX_CALLS` of a connection at once; further ones are refused. A client
+that does not take its answers is not read from until it does. Calls that end because the engine is being stopped are
+not answered: their connection ends soon, and whoever asked then asks the next owner.
+
+`stop_listening` belongs before the database's lock is given back, `close` after: a client takes the end of its
+connection for the news that the database is free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+from google.protobuf.message import DecodeError, Message
+
+from perdure.api import EngineStoppedError, RpcError, StatusCode, WorkflowService
+from perdure.api.rpcs import RPCS, Rpc
+from perdure.transport import sockets
+from perdure.transport.frames import Call, Frame, FrameError, FrameReader, Kind, frame, greeting, read_greeting
+from perdure.transport.statuses import status_of_error
+
+__all__ = ["MAX_CALLS", "SocketServer"]
+
+_logger = logging.getLogger("perdure.transport")
+
+MAX_CALLS: Final = 10_000
+"""Calls in flight of one connection."""
+_LAST_TURNS: Final = 3
+"""Turns of the event loop from an engine's answer to its frame."""
+
+
+class _Method(NamedTuple):
+    rpc: Rpc
+    parse: Callable[[bytes], Message]
+    function: Callable[..., Awaitable[Message]]
+    waits: bool
+
+
+class SocketServer:
+    """Serves a database's socket.
+
+    Args:
+        path: of the socket.
+        service: what answers. Nothing reaches its callers before it is durable.
+        about: what its greeting says besides the version.
+    """
+
+    def __init__(self, path: str, service: WorkflowService, about: dict[str, Any]) -> None:
+        self.path = path
+        self.greeting = greeting(**about)
+        self.methods: dict[str, _Method] = {}
+        for rpc in RPCS.values():
+            function = getattr(service, rpc.method, None)
+            if function is not None:
+                waits = "timeout_s" in inspect.signature(function).parameters
+                self.methods[rpc.name] = _Method(rpc, rpc.request.FromString, function, waits)
+        self.connections: set[_Connection] = set()
+        self._server: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: there can be no socket at the path.
+        """
+        self._listening = sockets.listen(self.path)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: _Connection(self), sock=self._listening)
+
+    def stop_listening(self) -> None:
+        """Take no more connections; those there are stay. Harmless to repeat, or before start."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+            sockets.forget(self.path)
+
+    async def close(self) -> None:
+        """Write the answers there are, and end every connection. Harmless to repeat."""
+        self.stop_listening()
+        for _ in range(_LAST_TURNS):
+            await asyncio.sleep(0)
+        for connection in tuple(self.connections):
+            connection.close()
+
+    def abandon(self) -> None:
+        """Let the clients know that nobody answers them any more; the event loop has been closed."""
+        self._server = None
+        if self._listening is not None:
+            self._listening.close()
+            sockets.forget(self.path)
+        for connection in self.connections:
+            connection.abandon()
+
+
+class _Connection(asyncio.Protocol):
+    """One client."""
+
+    def __init__(self, server: SocketServer) -> None:
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._reader = FrameReader()
+        self._greeted = False
+        self._calls: dict[int, asyncio.Task[None]] = {}
+        self._out: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._server.connections.add(self)
+        transport.write(self._server.greeting)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._server.connections.discard(self)
+        for answering in tuple(self._calls.values()):
+            answering.cancel()
+
+    def close(self) -> None:
+        """Write what there is to write, and end."""
+        if self._transport is not None:
+            self._flush()
+            self._transport.close()
+
+    def abandon(self) -> None:
+        """As `close`, on an event loop that has been closed."""
+        if self._transport is not None:
+            sockets.hang_up(self._transport)
+
+    def pause_writing(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for received in self._reader.feed(data):
+                self._take(received)
+        except FrameError as error:
+            _logger.warning("a process at %s was sent away: %s", self._server.path, error)
+            if self._transport is not None:
+                self._transport.abort()
+
+    def _take(self, received: Frame) -> None:
+        if not self._greeted:
+            read_greeting(received)
+            self._greeted = True
+        elif received.kind == Kind.CALL:
+            self._begin(received.call, Call.of(received.content))
+        elif received.kind == Kind.CANCEL:
+            answering = self._calls.get(received.call)
+            if answering is not None:
+                answering.cancel()
+        else:
+            raise FrameError(f"a frame of kind {received.kind}")
+
+    def _begin(self, number: int, call: Call) -> None:
+        if number in self._calls:
+            raise FrameError(f"call {number} is in flight already")
+        method = self._server.methods.get(call.method)
+        if method is None:
+            self._refuse(number, RpcError(StatusCode.UNIMPLEMENTED, f"{call.method} is not served here"))
+        elif len(self._calls) >= MAX_CALLS:
+            self._refuse(number, RpcError(StatusCode.RESOURCE_EXHAUSTED, f"{MAX_CALLS} calls are in flight; wait"))
+        else:
+            # Named, and made directly: the loop's own way counts names and formats them.
+            answering = asyncio.Task(self._answer(number, method, call), loop=self._loop, name="perdure-call")
+            self._calls[number] = answering
+            answering.add_done_callback(partial(self._ended, number))
+
+    def _ended(self, number: int, answering: asyncio.Task[None]) -> None:
+        self._calls.pop(number, None)
+
+    async def _answer(self, number: int, method: _Method, call: Call) -> None:
+        try:
+            request = method.parse(call.request)
+            if method.waits:
+                response = await method.function(request, timeout_s=call.timeout_s)
+            else:
+                response = await method.function(request)
+        except EngineStoppedError:
+            return
+        except RpcError as error:
+            self._refuse(number, error)
+        except DecodeError as error:
+            name = method.rpc.request.DESCRIPTOR.name
+            self._refuse(number, RpcError(StatusCode.INVALID_ARGUMENT, f"the bytes are no {name}: {error}"))
+        except Exception:
+            _logger.exception("%s failed", method.rpc.name)
+            self._refuse(number, RpcError(StatusCode.INTERNAL, f"{method.rpc.name} failed; the owner's log says why"))
+        else:
+            self._send(frame(Kind.ANSWER, number, response.SerializeToString()))
+
+    def _refuse(self, number: int, error: RpcError) -> None:
+        self._send(frame(Kind.REFUSAL, number, status_of_error(error)))
+
+    def _send(self, data: bytes) -> None:
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(data)
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        if out and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(out))
