@@ -47,8 +47,8 @@ from perdure.engine.store.port import (
     StoreNewerError,
 )
 from perdure.engine.store.sqlite import SqliteStore
-from perdure.transport.frames import FrameError
 from perdure.transport import Call, LineLostError, SocketChannel, SocketServer, service_of, socket_path
+from perdure.transport.frames import FrameError
 
 __all__ = ["SharedDatabase"]
 
