@@ -17,6 +17,7 @@ from perdure.engine.clock import VirtualClock
 from perdure.engine.ids import SeededIds
 from perdure.engine.service import EngineService
 from perdure.engine.store.port import Store
+from tests.service.wires import IN_PROCESS, Wire
 
 __all__ = ["NAMESPACE", "QUEUE", "Driver", "payloads", "refusal", "text_of", "turns"]
 
@@ -28,11 +29,22 @@ START_MS = 1_767_225_600_000
 _T = TypeVar("_T")
 CommandType = m.CommandType
 
+WIRE: list[str] = [IN_PROCESS]
+"""The last one stands between a test and the drivers it makes."""
+_open_wires: list[Wire] = []
+
 
 async def turns(count: int = 10) -> None:
-    """Let the event loop turn."""
+    """Let the event loop turn, and what is on its way arrive."""
     for _ in range(count):
         await asyncio.sleep(0)
+    for wire in tuple(_open_wires):
+        while True:
+            await wire.traffic.wait_quiet()
+            for _ in range(count):
+                await asyncio.sleep(0)
+            if wire.traffic.is_quiet:
+                break
 
 
 def payloads(*texts: str) -> m.Payloads:
@@ -166,16 +178,26 @@ class Driver:
         self.store = store
         self.clock = clock or VirtualClock(START_MS)
         self.engine = Engine(store, clock=self.clock, ids=SeededIds(seed), config=config)
-        self.in_process = in_process
+        self.in_process = in_process and WIRE[-1] == IN_PROCESS
+        self._wire: Wire | None = None
         self._service: EngineService | None = None
         self._requests = 0
 
     async def __aenter__(self) -> Driver:
         await self.engine.start()
-        self._service = self.engine.service(in_process=self.in_process)
+        service = self.engine.service(in_process=self.in_process)
+        if WIRE[-1] != IN_PROCESS:
+            self._wire = Wire(WIRE[-1], service)
+            service = await self._wire.open()
+            _open_wires.append(self._wire)
+        self._service = service
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            _open_wires.remove(wire)
+            await wire.close()
         await self.engine.stop()
 
     @property
@@ -183,9 +205,17 @@ class Driver:
         assert self._service is not None
         return self._service
 
+    async def wait_idle(self, *, but_held: bool = False) -> None:
+        """Until the engine is idle and nothing is on its way to or from it."""
+        while True:
+            await self.engine.wait_idle(but_held=but_held)
+            if self._wire is None or self._wire.traffic.is_quiet:
+                return
+            await self._wire.traffic.wait_quiet()
+
     async def settle(self) -> None:
         """Until the engine is idle, and see that nothing is wrong."""
-        await self.engine.wait_idle()
+        await self.wait_idle()
         assert await self.engine.check_invariants() == []
 
     # -- clients ---------------------------------------------------------------------------------------------------
@@ -308,7 +338,7 @@ class Driver:
     async def rest(self) -> None:
         """Until the engine has nothing to do, whatever workers hold."""
         await turns(3)
-        await self.engine.wait_idle(but_held=True)
+        await self.wait_idle(but_held=True)
 
     async def complete(
         self,

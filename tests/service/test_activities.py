@@ -97,7 +97,7 @@ async def test_start_to_close_is_watched(driver: Driver) -> None:
     before_ms = driver.clock.now_ms()
     assert driver.engine.advance()
     assert driver.clock.now_ms() == before_ms + 60_000
-    await driver.engine.wait_idle()
+    await driver.wait_idle()
     assert (await driver.event_names()).count("ActivityTaskTimedOut") == 1
     assert (await refusal(driver.complete_activity(task))).code is StatusCode.NOT_FOUND
 

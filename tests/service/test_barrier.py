@@ -162,6 +162,7 @@ async def test_a_run_that_was_lost_gives_its_worker_the_whole_history(held: Held
     assert (await driver.poll()).history.events[0].event_id == 1
 
 
+@pytest.mark.in_process("over a wire the query itself waits until the end it sees is durable")
 async def test_an_answer_waits_for_the_state_it_speaks_of(held: Held) -> None:
     driver, store = held
     await driver.start()

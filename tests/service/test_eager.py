@@ -140,6 +140,7 @@ async def test_what_comes_with_a_completion_whose_caller_has_gone_is_offered(hel
     answer = asyncio.ensure_future(driver.complete(task, eager("a"), return_new_workflow_task=True))
     await turns()
     answer.cancel()
+    await turns()
     store.commits_open.set()
     with pytest.raises(asyncio.CancelledError):
         await answer

@@ -70,6 +70,7 @@ async def test_an_activity_leaves_when_its_start_is_durable(held: Held) -> None:
     assert (await task).activity_id == "a"
 
 
+@pytest.mark.in_process("it counts commits, and calls over a wire arrive one by one")
 async def test_hand_outs_share_a_commit(held: Held) -> None:
     driver, store = held
     await driver.start()
@@ -176,6 +177,7 @@ async def test_a_poll_waiting_in_the_queue_gets_what_another_gave_up(held: Held)
     second = poll(driver)
     await turns()
     first.cancel()
+    await turns()
     store.commits_open.set()
     assert (await second).activity_id == "a"
 

@@ -9,6 +9,7 @@ are numbered by who makes them; their answers come in any order.
     client        CANCEL     nothing: the caller has gone
     server        ANSWER     the response's bytes
     server        REFUSAL    a ``google.rpc.Status``
+    server        GONE       nothing: the engine is being stopped, ask the next owner
 
 The greeting comes first on both sides. What is not understood ends the connection, and so does a frame that is longer
 than `MAX_CONTENT_BYTES`.
@@ -51,6 +52,7 @@ class Kind(IntEnum):
     CANCEL = 2
     ANSWER = 3
     REFUSAL = 4
+    GONE = 5
 
 
 class FrameError(Exception):

@@ -33,6 +33,8 @@ MAX_RECEIVED_BYTES: Final = 128 * 1024 * 1024
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _EMPTY_AT_DEADLINE: Final = frozenset({"poll_workflow_task_queue", "poll_activity_task_queue", "poll_nexus_task_queue"})
 """Polls for which an empty answer means that there was nothing."""
+_UNREACHED: Final = ("failed to connect", "connections to all backends", "DNS resolution", "Socket", "Connection")
+"""How gRPC's own messages begin when there is no server; a server's refusal is passed on as it is."""
 _NAMESPACES_KEPT: Final = 1000
 
 
@@ -120,7 +122,7 @@ class GrpcChannel:
                 return error_of_status(value)
         code = code_of(cast("int", error.code().value[0]))
         message = error.details() or ""
-        if code is StatusCode.UNAVAILABLE:
+        if code is StatusCode.UNAVAILABLE and message.startswith(_UNREACHED):
             message = f"the server at {self.address} cannot be reached: {message}"
         elif code is StatusCode.CANCELLED:
             # Nobody here has cancelled it, so the server is going away.
@@ -155,7 +157,8 @@ def _settings(options: ServerOptions, tls: TLSConfig | None) -> list[tuple[str, 
         ("grpc.max_send_message_length", -1),
         ("grpc.enable_retries", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # The least an attempt may take, in spite of its name.
+        ("grpc.min_reconnect_backoff_ms", 5_000),
         ("grpc.max_reconnect_backoff_ms", 1_000),
         # Clients of one address are strangers to each other: each has a connection, and waits, of its own.
         ("grpc.use_local_subchannel_pool", 1),

@@ -189,6 +189,8 @@ class SocketChannel(asyncio.Protocol):
             found[0].set_result(received.content)
         elif received.kind == Kind.REFUSAL:
             found[0].set_exception(error_of_status(received.content))
+        elif received.kind == Kind.GONE:
+            found[0].set_exception(LineLostError())
         else:
             raise FrameError(f"a frame of kind {received.kind}")
 

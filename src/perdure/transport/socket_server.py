@@ -2,7 +2,7 @@
 
 Each call runs in a task of its own, at most `MAX_CALLS` of a connection at once; further ones are refused. A client
 that does not take its answers is not read from until it does. Calls that end because the engine is being stopped are
-not answered: their connection ends soon, and whoever asked then asks the next owner.
+told so: their connection ends soon, and whoever asked then asks the next owner.
 
 `stop_listening` belongs before the database's lock is given back, `close` after: a client takes the end of its
 connection for the news that the database is free.
@@ -190,7 +190,7 @@ class _Connection(asyncio.Protocol):
             else:
                 response = await method.function(request)
         except EngineStoppedError:
-            return
+            self._send(frame(Kind.GONE, number))
         except RpcError as error:
             self._refuse(number, error)
         except DecodeError as error:
