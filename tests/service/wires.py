@@ -1,9 +1,9 @@
 """The wires between a test and its engine, with both ends in the test's event loop.
 
-What makes them testable without sleeping is `Traffic`: it counts each call as it is sent, arrives, is answered, and is
-received. A wire is quiet when everything sent has arrived and everything answered has been received; only then does an
-idle engine mean that nothing will happen any more. A call that its caller cancels is cancelled once it has arrived, and
-is received when the other end has been told: so what a test does next finds the state it would find in process.
+What makes them testable without sleeping is `Traffic`: it counts the calls in flight at both ends. A wire is quiet when
+the counts agree; only then does an idle engine mean that nothing will happen any more. A call that its caller cancels
+is cancelled once it has arrived, and ends when the other end has been told: so what a test does next finds the state it
+would find in process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import inspect
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 from perdure.api.rpcs import RPCS, Rpc
@@ -29,17 +28,20 @@ WIRES = [IN_PROCESS, "grpc", "socket"]
 
 
 class Traffic:
-    """How many calls there have been at each point of their way."""
+    """How many calls are in flight, as each end sees it."""
 
     def __init__(self) -> None:
-        self.sent = self.arrived = self.answered = self.received = 0
+        self.asked = 0
+        """Sent, and not answered as far as the near end knows."""
+        self.worked_on = 0
+        """Arrived at the far end, and not answered or cancelled there."""
         self._cancelling = 0
         self._waiters: list[asyncio.Future[None]] = []
 
     @property
     def is_quiet(self) -> bool:
-        """Nothing is on its way."""
-        return self.sent == self.arrived and self.answered == self.received and not self._cancelling
+        """Nothing is on its way: what is waited for at one end is worked on at the other."""
+        return self.asked == self.worked_on and not self._cancelling
 
     async def wait(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition on the counts holds."""
@@ -58,20 +60,15 @@ class Traffic:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def counting_arrivals(self, service: EngineService) -> Any:
+    def counting_arrivals(self, service: EngineService) -> _Overlaid:
         """The service as the far end calls it."""
-        return SimpleNamespace(
-            **{
-                rpc.method: self._arrival(getattr(service, rpc.method))
-                for rpc in RPCS.values()
-                if hasattr(service, rpc.method)
-            }
-        )
+        served = [rpc.method for rpc in RPCS.values() if hasattr(service, rpc.method)]
+        return _Overlaid(service, {method: self._arrival(getattr(service, method)) for method in served})
 
     def _arrival(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         async def call(*args: Any, **kwargs: Any) -> Any:
-            self.arrived += 1
+            self.worked_on += 1
             self._changed()
             answering = asyncio.ensure_future(function(*args, **kwargs))
             try:
@@ -81,7 +78,7 @@ class Traffic:
                 raise
             finally:
                 # A call that was cancelled counts from now on, however long it takes to end.
-                self.answered += 1
+                self.worked_on -= 1
                 self._changed()
 
         assert inspect.signature(call) == inspect.signature(function)
@@ -97,24 +94,35 @@ class Traffic:
         return bound
 
     async def _depart(self, function: Callable[..., Any], request: Any, **kwargs: Any) -> Any:
-        self.sent += 1
+        self.asked += 1
         call = asyncio.ensure_future(function(request, **kwargs))
         try:
             return await asyncio.shield(call)
         except asyncio.CancelledError:
             self._cancelling += 1
             try:
-                await self.wait(lambda: self.arrived == self.sent)
-                call.cancel()
-                await asyncio.gather(call, return_exceptions=True)
-                left = self.sent - self.received - 1
-                await self.wait(lambda: self.arrived - self.answered <= left)
+                call.add_done_callback(lambda _: self._changed())
+                await self.wait(lambda: call.done() or self.asked == self.worked_on)
+                if call.cancel():
+                    await asyncio.gather(call, return_exceptions=True)
+                    await self.wait(lambda: self.worked_on < self.asked)
             finally:
                 self._cancelling -= 1
             raise
         finally:
-            self.received += 1
+            self.asked -= 1
             self._changed()
+
+
+class _Overlaid:
+    """An object, some of whose attributes are others."""
+
+    def __init__(self, under: Any, over: dict[str, Any]) -> None:
+        self._under = under
+        self.__dict__.update(over)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._under, name)
 
 
 class Wire:
@@ -128,6 +136,7 @@ class Wire:
     def __init__(self, kind: str, served: EngineService) -> None:
         self.traffic = Traffic()
         self._kind = kind
+        self._service = served
         self._served = self.traffic.counting_arrivals(served)
         self._folder = tempfile.TemporaryDirectory(prefix="perdure-")
         self._closers: list[Callable[[], Any]] = []
@@ -135,8 +144,8 @@ class Wire:
     async def open(self) -> EngineService:
         """The service at the near end, typed as what it stands for."""
         if self._kind == "grpc":
-            front = SimpleNamespace(service=lambda *, in_process: self._served)
-            server = Server(cast(Any, front), address="127.0.0.1:0")
+            engine = _Overlaid(self._service.engine, {"service": lambda *, in_process: self._served})
+            server = Server(cast(Any, engine), address="127.0.0.1:0")
             await server.start()
             channel: Any = GrpcChannel(server.address, ServerOptions())
             self._closers = [channel.close, functools.partial(server.stop, 0)]
