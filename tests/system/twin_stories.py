@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from perdure.api import messages as m
 from perdure.client import (
     WithStartWorkflowOperation,
     WorkflowFailureError,
@@ -124,6 +125,46 @@ async def conversation(life: Life) -> object:
     return await handle.result()
 
 
+async def take_up(life: Life, workflow_id: str, event_id: int) -> WorkflowHandle[Any]:
+    """Reset a workflow, once."""
+    request = m.ResetWorkflowExecutionRequest(
+        namespace="default", reason="back", request_id="back", workflow_task_finish_event_id=event_id
+    )
+    request.workflow_execution.workflow_id = workflow_id
+    await life.raw.reset_workflow_execution(request)
+    return life.client.get_workflow_handle(workflow_id)
+
+
+async def reset(life: Life) -> object:
+    """Back to the first task: what came since comes again."""
+    await start(life, "mailbox", id="reset")
+    await life.at(1)
+    await life.signal("reset", "post", "first", request_id="1")
+    await life.at(5)
+    handle = await take_up(life, "reset", 4)
+    await life.at(60)
+    await life.signal("reset", "drop", "second", request_id="2")
+    await life.signal("reset", "post", "third", request_id="3")
+    return await handle.result()
+
+
+async def reset_conversation(life: Life) -> object:
+    """Back to the first task of one that took updates: they are asked for again."""
+    await conversation(life)
+    handle = await take_up(life, "conversation", 4)
+    return await handle.result()
+
+
+async def reset_at_the_end(life: Life) -> object:
+    """Back to the last task of one that has completed: what it did before is done."""
+    result = await parent(life)
+    (*_, closed) = (await life.histories())["parent"]
+    tasks = [event.event_id for event in closed.events if event.HasField("workflow_task_completed_event_attributes")]
+    handle = await take_up(life, "parent", tasks[-1])
+    assert await handle.result() == result
+    return result
+
+
 STORIES: dict[str, tuple[Callable[[Life], Awaitable[object]], object]] = {
     "activities": (
         lambda life: simple(life, "activities"),
@@ -144,6 +185,15 @@ STORIES: dict[str, tuple[Callable[[Life], Awaitable[object]], object]] = {
     "mailbox": (mailbox, ["first", "late", "second", "third"]),
     "parent": (
         parent,
+        ["quick", "ApplicationError", "wait, told hello", "cancelled", "exists already", "child-abandoned"],
+    ),
+    "reset_conversation": (
+        reset_conversation,
+        ["but", "but?", "good night", "good night?", "hello", "hello?", "stop", "well", "well?"],
+    ),
+    "reset": (reset, ["first", "late", "second", "third"]),
+    "reset_at_the_end": (
+        reset_at_the_end,
         ["quick", "ApplicationError", "wait, told hello", "cancelled", "exists already", "child-abandoned"],
     ),
     "meddler": (meddler, [["nobody to signal", "nobody to cancel"], "listen, told hello"]),

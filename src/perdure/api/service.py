@@ -81,6 +81,10 @@ class WorkflowService(Protocol):
         self, request: ws.TerminateWorkflowExecutionRequest
     ) -> ws.TerminateWorkflowExecutionResponse: ...
 
+    async def reset_workflow_execution(
+        self, request: ws.ResetWorkflowExecutionRequest
+    ) -> ws.ResetWorkflowExecutionResponse: ...
+
     async def delete_workflow_execution(
         self, request: ws.DeleteWorkflowExecutionRequest
     ) -> ws.DeleteWorkflowExecutionResponse: ...

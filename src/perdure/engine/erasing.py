@@ -21,8 +21,10 @@ from perdure.engine.slot import Slot
 if TYPE_CHECKING:
     from perdure.engine.shard import Shard
 
-__all__ = ["Erasing"]
+__all__ = ["LAST_KEY", "Erasing"]
 
+LAST_KEY = "last_run_key"
+"""Under this name the store remembers the largest run key ever given, as its run may have been erased."""
 _LATER_MS = 60_000
 """When a closed run that cannot be erased yet is looked at again."""
 
@@ -83,7 +85,7 @@ class Erasing:
         key = slot.key
         group = shard.committer.group
         group.erased.append(key)
-        group.metas.append(shard.last_key_row())
+        group.metas.append((LAST_KEY, str(shard.last_key).encode()))
         shard.cache.drop(slot)
         shard.cache.erasing.add(key)
         shard.committer.touch()

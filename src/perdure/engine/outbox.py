@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Outbox"]
 
+_RESETS_FOLLOWED = 100
+"""Resets of a parent between the run that started a child and the present one."""
 _RETRY_MS = 5_000
 """When a message whose receiver could not be reached is tried again."""
 _AGAIN = frozenset((StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED, StatusCode.DATA_LOSS, StatusCode.INTERNAL))
@@ -40,6 +42,8 @@ _AGAIN = frozenset((StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED, Statu
 
 _ChildCause = m.StartChildWorkflowExecutionFailedCause
 _SignalCause = m.SignalExternalWorkflowExecutionFailedCause
+_Reuse = m.WorkflowIdReusePolicy
+_Conflict = m.WorkflowIdConflictPolicy
 _CancelCause = m.CancelExternalWorkflowExecutionFailedCause
 
 
@@ -142,6 +146,8 @@ class Outbox:
             return _Outcome(failure_cause=cause)
         lineage = history.child_lineage(sender.run, message)
         try:
+            if sender.run.state.bases:
+                await self._replace_child(sender, request)
             started = await start_workflow(self._shard, namespace, request, lineage=lineage)
         except RpcError as error:
             if error.code in _AGAIN:
@@ -163,7 +169,7 @@ class Outbox:
                 request,
                 limits=self._shard.limits,
                 external=(state.workflow_id, state.run_id),
-                child_only=message.child_only,
+                child_only=message.child_only and not history.is_child_of(target.run.state, state),
                 now_ms=self._shard.clock.now_ms(),
             )
         except RpcError as error:
@@ -192,7 +198,7 @@ class Outbox:
                 request,
                 external=(state.workflow_id, state.run_id),
                 external_initiated_event_id=message.event_id,
-                child_only=message.child_only,
+                child_only=message.child_only and not history.is_child_of(target.run.state, state),
                 now_ms=self._shard.clock.now_ms(),
             )
         except RpcError as error:
@@ -211,8 +217,7 @@ class Outbox:
             if error.code in _AGAIN:
                 raise
             return _Outcome()
-        state = target.run.state
-        if target.run.is_open and state.parent_run_id == sender.run.state.run_id:
+        if target.run.is_open and history.is_child_of(target.run.state, sender.run.state):
             transition = history.terminate(
                 target.run,
                 reason=request.reason,
@@ -223,9 +228,28 @@ class Outbox:
             self._shard.apply(target, transition)
         return _Outcome()
 
+    async def _replace_child(self, sender: Slot, request: m.StartWorkflowExecutionRequest) -> None:
+        """A parent that was reset starts a child again: the one it started after the point gives way."""
+        existing = await self._shard.cache.find_current(request.namespace, request.workflow_id)
+        if existing is not None and history.is_child_of(existing.run.state, sender.run.state):
+            request.workflow_id_reuse_policy = _Reuse.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE
+            request.workflow_id_conflict_policy = _Conflict.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING
+
+    async def _parent(self, message: OutMessage) -> Slot:
+        """The run that waits for a child: the one that started it, or the one that has taken up its history since."""
+        parent = await self._target(message)
+        for _ in range(_RESETS_FOLLOWED):
+            state = parent.run.state
+            if parent.run.is_open or not state.reset_run_id:
+                break
+            parent = await self._shard.cache.find(state.namespace, state.workflow_id, state.reset_run_id)
+        if history.owner_of(parent.run.state, message.event_id) != message.run_id:
+            raise RpcError(StatusCode.NOT_FOUND, "the parent was reset to before it started the child")
+        return parent
+
     async def _child_closed(self, sender: Slot, message: OutMessage) -> _Outcome:
         try:
-            parent = await self._target(message)
+            parent = await self._parent(message)
         except RpcError as error:
             if error.code in _AGAIN:
                 raise

@@ -24,12 +24,13 @@ from perdure.api import messages as m
 from perdure.engine import history
 from perdure.engine.cache import RunCache
 from perdure.engine.commit import CommitFuture, Committer, Group
-from perdure.engine.erasing import Erasing
+from perdure.engine.erasing import LAST_KEY, Erasing
 from perdure.engine.history import Lineage, NextRun, Transition
 from perdure.engine.matching.queue import ActivityTask, Matching, QueryTask, WorkflowTask
 from perdure.engine.namespaces import Namespace, Namespaces
 from perdure.engine.outbox import Outbox
 from perdure.engine.recovery import Recovery
+from perdure.engine.rows import ROW_EVENTS, history_rows
 from perdure.engine.slot import NEVER_MS, Slot
 from perdure.engine.store.port import Batch, CurrentRow, HistoryRow, ItemRow, RunRow, Store, VisibilityRow
 from perdure.engine.timers import Timers
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Shard"]
 
-_LAST_KEY = "last_run_key"
 _LOADS_A_TURN = 20
 """Runs loaded in one turn of the event loop: a load may not suspend by itself."""
 _SHORT_BYTES = 16 * 1024
@@ -94,7 +94,8 @@ class Shard:
         """Of hand-outs and queries: starts at random, so that numbers of an earlier engine never match."""
         self._on_failed = on_failed
         self.on_settled = on_settled
-        self._last_key = 0
+        self.last_key = 0
+        """The largest run key given so far."""
         self.recovery = Recovery(self)
         self.erasing = Erasing(self)
         self._background: set[asyncio.Task[None]] = set()
@@ -104,8 +105,8 @@ class Shard:
 
     async def start(self) -> None:
         """Begin committing, and find what an earlier engine left unfinished."""
-        stored = await self.store.load_meta(_LAST_KEY)
-        self._last_key = max(await self.store.max_run_key(), int(stored or b"0"))
+        stored = await self.store.load_meta(LAST_KEY)
+        self.last_key = max(await self.store.max_run_key(), int(stored or b"0"))
         self.committer.start()
         self.outbox.start()
         old_ms, new_ms = self.timers.move_horizon(self.clock.now_ms(), [])
@@ -257,9 +258,8 @@ class Shard:
         Args:
             offer: as for `apply`.
         """
-        key = self._last_key + 1
         transition = history.start_run(
-            run_key=key,
+            run_key=self.last_key + 1,
             run_id=run_id or self.ids.new_id(),
             request=request,
             lineage=lineage or history.NO_LINEAGE,
@@ -268,10 +268,17 @@ class Shard:
             retention_ms=namespace.retention_ms,
             now_ms=self.clock.now_ms(),
         )
-        self._last_key = key
+        slot = self.enter(transition, offer=offer)
+        assert slot.group is not None, "a new run is not durable yet"
+        return slot, slot.group
+
+    def enter(self, transition: Transition, *, offer: bool = True) -> Slot:
+        """Take over a new run with the key after `last_key`; it becomes the current one of its workflow id."""
+        self.last_key = transition.run.key
         slot = Slot(transition.run, fresh=True, encoded_bytes=1000)
         self.cache.add_new(slot)
-        return slot, self.apply(slot, transition, offer=offer)
+        self.apply(slot, transition, offer=offer)
+        return slot
 
     def _start_next(self, slot: Slot, following: NextRun) -> None:
         namespace = self.namespaces.get(slot.run.state.namespace)
@@ -441,10 +448,6 @@ class Shard:
         self.register(slot)
         assert slot.due_ms > now_ms, "what was due has been fired"
 
-    def last_key_row(self) -> tuple[str, bytes]:
-        """The largest run key given so far, for the store to remember when its run goes."""
-        return _LAST_KEY, str(self._last_key).encode()
-
     def next_deadline_ms(self) -> int | None:
         """The earliest deadline that is not stale, as far as memory knows."""
         for slot in self.committer.group.slots:
@@ -491,7 +494,10 @@ class Shard:
         frames = slot.pending
         if frames:
             assert slot.row_event_id + len(frames) == state.next_event_id, "history must be contiguous"
-            batch.histories.append(HistoryRow(key, slot.row_event_id, b"".join(frames)))
+            if len(frames) <= ROW_EVENTS:
+                batch.histories.append(HistoryRow(key, slot.row_event_id, b"".join(frames)))
+            else:
+                batch.histories += history_rows(key, slot.row_event_id, frames)
             slot.row_event_id += len(frames)
             slot.writing = frames
             slot.pending = []

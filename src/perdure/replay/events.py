@@ -29,12 +29,16 @@ from perdure.replay.frames import waiting_at
 from perdure.replay.matching import EXPECTED, attributes_of, describe_event, differs, is_deprecated_patch, unasked
 from perdure.replay.runtime import WorkflowRuntime
 
-__all__ = ["APPLY", "PASSED", "RECORDED", "Expected"]
+__all__ = ["APPLY", "PASSED", "RECORDED", "RESET_RUN_ID", "Expected"]
 
 _E = m.EventType
+_RESET = m.WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW
 _ID_TAKEN = m.StartChildWorkflowExecutionFailedCause.Value(
     "START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS"
 )
+
+RESET_RUN_ID = "reset_run_id"
+"""Where the runtime's scratch tells which run has taken up the history in the end: its chance differs from there on."""
 
 
 class Expected:
@@ -377,11 +381,18 @@ def _update_admitted(runtime: WorkflowRuntime, event: m.HistoryEvent, expected: 
     expected.updates.append(event)
 
 
+def _task_failed(runtime: WorkflowRuntime, event: m.HistoryEvent, expected: Expected) -> None:
+    attrs = event.workflow_task_failed_event_attributes
+    if attrs.cause == _RESET:
+        runtime.scratch[RESET_RUN_ID] = attrs.new_run_id
+
+
 _ARRIVED: dict[int, Handler] = {
     _E.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED: _started,
     _E.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED: _cancel_requested,
     _E.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED: _signaled,
     _E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED: _update_admitted,
+    _E.EVENT_TYPE_WORKFLOW_TASK_FAILED: _task_failed,
     _E.EVENT_TYPE_ACTIVITY_TASK_COMPLETED: _activity_completed,
     _E.EVENT_TYPE_ACTIVITY_TASK_FAILED: _activity_failed,
     _E.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT: _activity_timed_out,
@@ -404,7 +415,6 @@ _PASSED = (
     _E.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
     _E.EVENT_TYPE_WORKFLOW_TASK_STARTED,
     _E.EVENT_TYPE_WORKFLOW_TASK_COMPLETED,
-    _E.EVENT_TYPE_WORKFLOW_TASK_FAILED,
     _E.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT,
     _E.EVENT_TYPE_ACTIVITY_TASK_STARTED,
     _E.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED,

@@ -35,6 +35,7 @@ log = logging.getLogger("perdure.workflow")
 
 _STARTED = int(m.EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED)
 _COMPLETED = int(m.EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)
+_FAILED = int(m.EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED)
 _MARKER = int(m.EventType.EVENT_TYPE_MARKER_RECORDED)
 _ACCEPTED = int(m.EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED)
 _LOOKED_AHEAD = frozenset({_MARKER, _ACCEPTED})
@@ -177,11 +178,13 @@ class WorkflowRun:
             elif kind == _STARTED:
                 self._started = event
             elif self._started is not None:
-                # The one event after Started says how the task ended; failed and timed-out ones left no trace.
+                # The one event after Started says how the task ended; those that failed or timed out left no trace.
                 if kind == _COMPLETED:
                     block = self._block = []
                 else:
                     self._started = None
+                    if kind == _FAILED:
+                        segment.append(event)
             elif kind not in PASSED:
                 segment.append(event)
         self.next_event_id = expected_id

@@ -18,6 +18,7 @@ from perdure.converter.attributes import decode_search_attributes
 from perdure.replay import context, guard
 from perdure.replay.definition import UNSET
 from perdure.replay.described import CURRENT_DETAILS
+from perdure.replay.events import RESET_RUN_ID
 from perdure.replay.info import Info as PlainInfo
 from perdure.replay.runtime import WorkflowRuntime
 
@@ -129,15 +130,24 @@ def random() -> random_module.Random:
     """This run's random numbers: the same ones at every replay. Not for secrets."""
     runtime = context.must_be()
     runtime.check_writable("use up random numbers")
-    found = runtime.scratch.get(_RANDOM)
+    run_id = _seeding_run_id(runtime)
+    found, seeded_by = cast("tuple[random_module.Random | None, str]", runtime.scratch.get(_RANDOM, (None, "")))
     if found is None:
-        found = runtime.scratch[_RANDOM] = random_module.Random(random_seed())
-    return cast("random_module.Random", found)
+        found = random_module.Random(random_seed())
+    elif seeded_by != run_id:
+        found.seed(random_seed())
+    runtime.scratch[_RANDOM] = found, run_id
+    return found
+
+
+def _seeding_run_id(runtime: WorkflowRuntime) -> str:
+    """The run whose id seeds chance: the first one of this history, or the one that took it up by a reset."""
+    return cast("str", runtime.scratch.get(RESET_RUN_ID, runtime.original_run_id))
 
 
 def random_seed() -> int:
-    """The seed of this run's random numbers."""
-    return uuid.uuid5(uuid.NAMESPACE_OID, context.must_be().original_run_id).int
+    """The seed of this run's random numbers. A reset changes it, from the point it was reset to."""
+    return uuid.uuid5(uuid.NAMESPACE_OID, _seeding_run_id(context.must_be())).int
 
 
 def new_random() -> random_module.Random:

@@ -19,18 +19,28 @@ from perdure.engine.history.activity import (
     heartbeat_activity,
     start_activity,
 )
-from perdure.engine.history.child import child_closed, child_lineage
-from perdure.engine.history.closing import delete_run
+from perdure.engine.history.child import CLOSINGS as CHILD_CLOSINGS
+from perdure.engine.history.child import child_closed, child_lineage, is_child_of
+from perdure.engine.history.closing import delete_run, terminate_for_reset
 from perdure.engine.history.completion import complete_workflow_task
 from perdure.engine.history.deadlines import hot, next_deadline_ms, wake_at_ms
 from perdure.engine.history.describe import VisibilityFields, describe, fill_info, visibility_row
 from perdure.engine.history.encoding import EncodedRun, StateVersionError, decode, encode
-from perdure.engine.history.evolve import fold, folded_view
+from perdure.engine.history.evolve import fold, folded_view, owner_of
 from perdure.engine.history.external import message_delivered
 from perdure.engine.history.holding import activity_left, hold_activity, release_activity
 from perdure.engine.history.lifecycle import request_cancel, signal, start_run, terminate
 from perdure.engine.history.options import options_of, update_options
 from perdure.engine.history.priorities import rank_of
+from perdure.engine.history.resetting import (
+    ChildEnd,
+    Takeover,
+    check_reset,
+    erased_child,
+    mark_reset,
+    no_such_point,
+    reset_run,
+)
 from perdure.engine.history.state import (
     ActivityItem,
     ActivityLive,
@@ -81,18 +91,13 @@ from perdure.engine.history.workflow_task import release as release_workflow_tas
 from perdure.engine.history.workflow_task import start as start_workflow_task
 
 __all__ = [
-    "has_unsent_updates",
-    "update_messages",
-    "update_stage",
-    "admit_update",
-    "check_update",
-    "reapply_update",
-    "pending_task_id",
+    "CHILD_CLOSINGS",
     "DEFAULT_LIMITS",
     "NO_LINEAGE",
     "ActivityItem",
     "ActivityLive",
     "CancelItem",
+    "ChildEnd",
     "ChildItem",
     "EncodedRun",
     "Item",
@@ -107,6 +112,7 @@ __all__ = [
     "RunState",
     "SignalItem",
     "StateVersionError",
+    "Takeover",
     "TimerItem",
     "Transition",
     "UpdateBook",
@@ -119,7 +125,10 @@ __all__ = [
     "abandoned_outcome",
     "activity_by_id",
     "activity_left",
+    "admit_update",
     "cancel_activity",
+    "check_reset",
+    "check_update",
     "child_closed",
     "child_lineage",
     "complete_activity",
@@ -129,6 +138,7 @@ __all__ = [
     "describe",
     "dispatchable_activities",
     "encode",
+    "erased_child",
     "expire_sticky",
     "fail_activity",
     "fail_workflow_task",
@@ -136,24 +146,35 @@ __all__ = [
     "flush_buffered",
     "fold",
     "folded_view",
+    "has_unsent_updates",
     "heartbeat_activity",
     "hold_activity",
     "hot",
+    "is_child_of",
+    "mark_reset",
     "message_delivered",
-    "options_of",
     "next_deadline_ms",
+    "no_such_point",
+    "options_of",
+    "owner_of",
+    "pending_task_id",
     "rank_of",
+    "reapply_update",
     "release_activity",
     "release_workflow_task",
     "request_cancel",
+    "reset_run",
     "signal",
     "start_activity",
     "start_run",
     "start_workflow_task",
-    "task_of",
     "task_frames",
+    "task_of",
     "terminate",
+    "terminate_for_reset",
+    "update_messages",
     "update_options",
+    "update_stage",
     "visibility_row",
     "wake",
     "wake_at_ms",

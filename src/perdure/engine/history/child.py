@@ -10,7 +10,7 @@ yet delivered is withdrawn unless the child was to be abandoned.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Final
 
 from perdure.api import messages as m
@@ -18,7 +18,7 @@ from perdure.engine.history import events_between, pending, workflow_task
 from perdure.engine.history.events import DEFERRED
 from perdure.engine.history.events_between import ChildReference
 from perdure.engine.history.recording import arrival_id, arrive, send
-from perdure.engine.history.state import ChildItem, MessageKind, OutMessage, Run
+from perdure.engine.history.state import ChildItem, MessageKind, OutMessage, Run, RunState
 from perdure.engine.history.transition import Lineage, Transition
 
 _POLICY = m.ParentClosePolicy
@@ -115,13 +115,25 @@ def child_closed(
     return transition
 
 
-def apply_close_policies(transition: Transition) -> None:
-    """The parent closes: withdraw starts that are not delivered yet, and tell the children that run."""
+def is_child_of(child: RunState, parent: RunState) -> bool:
+    """Whether `parent`, or a run whose history it took up, has started `child`."""
+    if child.parent_workflow_id != parent.workflow_id or child.parent_namespace != parent.namespace:
+        return False
+    return child.parent_run_id == parent.run_id or any(child.parent_run_id == base for _, base in parent.bases)
+
+
+def apply_close_policies(transition: Transition, spared: Container[str] = ()) -> None:
+    """The parent closes: withdraw starts that are not delivered yet, and tell the children that run.
+
+    Args:
+        transition: of the parent.
+        spared: workflow ids of children that are told nothing: the run that follows has them.
+    """
     run = transition.run
     state = run.state
     abandoned: set[int] = set()
     for event_id, item in state.items.items():
-        if not isinstance(item, ChildItem):
+        if not isinstance(item, ChildItem) or item.workflow_id in spared:
             continue
         if item.parent_close_policy == _POLICY.PARENT_CLOSE_POLICY_ABANDON:
             abandoned.add(event_id)

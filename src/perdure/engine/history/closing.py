@@ -15,7 +15,7 @@ successor knows the request ids that its predecessors have taken in: a request r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from perdure.api import messages as m
 from perdure.api.durations import duration_ms, set_duration_ms
@@ -32,13 +32,22 @@ _BY_CRON = m.ContinueAsNewInitiator.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE
 _BY_WORKFLOW = m.ContinueAsNewInitiator.CONTINUE_AS_NEW_INITIATOR_WORKFLOW
 
 
-def close(transition: Transition, event: m.HistoryEvent, new_run_id: str = "") -> None:
-    """Write the closing event (built with the next id) and end the run."""
+def close(
+    transition: Transition, event: m.HistoryEvent, new_run_id: str = "", *, spared: Container[str] | None = None
+) -> None:
+    """Write the closing event (built with the next id) and end the run.
+
+    Args:
+        transition: of the run.
+        event: the closing event.
+        new_run_id: of the run that follows, which tells the parent how it ended.
+        spared: given if the run is reset: children that are left alone. The parent hears of the run that follows.
+    """
     run = transition.run
     state = run.state
     append(transition, event)
-    child.apply_close_policies(transition)
-    if state.parent_run_id and not new_run_id:
+    child.apply_close_policies(transition, spared or ())
+    if state.parent_run_id and not new_run_id and spared is None:
         message = OutMessage(
             0,
             MessageKind.CHILD_CLOSED,
@@ -52,7 +61,7 @@ def close(transition: Transition, event: m.HistoryEvent, new_run_id: str = "") -
     pending.forget_all(run)
     run.live.task = None
     if run.live.updates is not None or state.updates is not None:
-        update.close(transition, moves=bool(new_run_id))
+        update.close(transition, moves=bool(new_run_id) or spared is not None)
     evolve.apply_closed(state, event.event_id, transition.now_ms, STATUS_OF_CLOSING[event.event_type])
     state.new_run_id = new_run_id
     state.buffered = []
@@ -68,6 +77,23 @@ def terminate(transition: Transition, reason: str, details: m.Payloads | None, i
     workflow_task.settle_before_close(transition)
     event_id = transition.run.state.next_event_id
     close(transition, events.workflow_terminated(event_id, transition.now_ms, reason, details, identity))
+
+
+def terminate_for_reset(run: Run, *, reason: str, identity: str, spared: Container[str], now_ms: int) -> Transition:
+    """End an open run because another takes up its workflow at an earlier point.
+
+    Args:
+        run: the run.
+        reason: why.
+        identity: whose request it is.
+        spared: workflow ids of children that are left alone.
+        now_ms: the present instant.
+    """
+    transition = Transition(run, now_ms)
+    workflow_task.settle_before_close(transition)
+    event = events.workflow_terminated(run.state.next_event_id, now_ms, reason, None, identity)
+    close(transition, event, spared=spared)
+    return transition
 
 
 def delete_run(run: Run, *, identity: str, now_ms: int) -> Transition:

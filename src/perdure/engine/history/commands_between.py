@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perdure.api import messages as m
-from perdure.engine.history import events_between, external, pending, priorities
+from perdure.engine.history import events_between, evolve, external, pending, priorities
 from perdure.engine.history.planning import (
     BadCommand,
     Plan,
@@ -90,7 +90,7 @@ def child_request(
         namespace=state.namespace,
         workflow_id=attributes.workflow_id,
         identity=state.identity,
-        request_id=f"{state.run_id}:{initiated_event_id}",
+        request_id=f"{evolve.owner_of(state, initiated_event_id)}:{initiated_event_id}",
         cron_schedule=attributes.cron_schedule,
         workflow_id_reuse_policy=attributes.workflow_id_reuse_policy
         or m.WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,

@@ -131,7 +131,10 @@ def describe(run: Run, now_ms: int) -> m.DescribeWorkflowExecutionResponse:
         config.user_metadata.MergeFromString(state.user_metadata)
     extended = response.workflow_extended_info
     extended.cancel_requested = state.cancel_requested
-    set_timestamp_ms(extended.original_start_time, state.start_ms)
+    set_timestamp_ms(extended.original_start_time, state.original_start_ms or state.start_ms)
+    if state.bases:
+        set_timestamp_ms(extended.last_reset_time, state.start_ms)
+    extended.reset_run_id = state.reset_run_id
     if state.execution_deadline_ms:
         set_timestamp_ms(extended.execution_expiration_time, state.execution_deadline_ms)
     if state.run_deadline_ms:

@@ -69,6 +69,16 @@ def renumber(event: m.HistoryEvent, event_id: int) -> None:
     event.task_id = event_id
 
 
+def again(event: m.HistoryEvent, event_id: int, at_ms: int) -> m.HistoryEvent:
+    """The same event once more, at another place and instant."""
+    copy = new_event(event_id, at_ms, event.event_type)
+    time = copy.event_time.ToNanoseconds()
+    copy.MergeFrom(event)
+    renumber(copy, event_id)
+    copy.event_time.FromNanoseconds(time)
+    return copy
+
+
 def carry_command_metadata(event: m.HistoryEvent, command: m.Command) -> None:
     """Carry what a command says about itself over to its event."""
     if command.HasField("user_metadata"):
@@ -285,6 +295,25 @@ def task_failed(
     attributes.identity = identity
     if failure is not None:
         attributes.failure.CopyFrom(failure)
+    return event
+
+
+def task_reset(
+    event_id: int,
+    at_ms: int,
+    scheduled_event_id: int,
+    started_event_id: int,
+    reason: str,
+    base_run_id: str,
+    new_run_id: str,
+) -> m.HistoryEvent:
+    """The failure that a reset ends the last task of the history with that it takes up."""
+    failure = m.Failure(message=reason, source="Server")
+    failure.reset_workflow_failure_info.SetInParent()
+    cause = m.WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW
+    event = task_failed(event_id, at_ms, scheduled_event_id, started_event_id, cause, failure, "history-service")
+    event.workflow_task_failed_event_attributes.base_run_id = base_run_id
+    event.workflow_task_failed_event_attributes.new_run_id = new_run_id
     return event
 
 

@@ -33,6 +33,7 @@ STATE_VERSION: Final = 1
 _T = m.EventType
 _S = m.WorkflowExecutionStatus
 
+RESET_CAUSE: Final = m.WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW
 STATUS_RUNNING: Final = int(_S.WORKFLOW_EXECUTION_STATUS_RUNNING)
 STATUS_OF_CLOSING: Final[dict[int, int]] = {
     _T.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED: _S.WORKFLOW_EXECUTION_STATUS_COMPLETED,
@@ -118,6 +119,32 @@ def apply_task_unsuccessful(state: RunState, event_id: int) -> None:
     """A task failed or timed out: the next attempt is transient, its Scheduled event would be the next event."""
     state.task_scheduled_event_id = event_id + 1
     state.task_attempt = 2
+
+
+def apply_reset(state: RunState, event_id: int, at_ms: int, base_run_id: str, new_run_id: str) -> None:
+    """The events so far were taken up from another run, and end with a task that failed. All spans begin anew."""
+    state.bases = [*state.bases, (event_id, base_run_id)]
+    state.run_id = new_run_id
+    state.original_start_ms = state.original_start_ms or state.start_ms
+    state.start_ms = at_ms
+    state.execution_ms = at_ms
+    state.task_scheduled_event_id = 0
+    state.task_scheduled_at_ms = 0
+    state.task_attempt = 1
+    state.task_not_before_ms = 0
+    state.execution_deadline_ms = at_ms + state.execution_timeout_ms if state.execution_timeout_ms else 0
+    state.run_deadline_ms = at_ms + state.run_timeout_ms if state.run_timeout_ms else 0
+    for item in state.items.values():
+        if isinstance(item, ActivityItem):
+            item.scheduled_at_ms = item.attempt_scheduled_at_ms = at_ms
+
+
+def owner_of(state: RunState, event_id: int) -> str:
+    """The id of the run that wrote an event first: this one, or one whose history it took up."""
+    for first_event_id, base_run_id in state.bases:
+        if event_id < first_event_id:
+            return base_run_id
+    return state.run_id
 
 
 def apply_memo_modified(state: RunState, upserted: m.Memo) -> None:
@@ -217,6 +244,13 @@ def _task_scheduled(state: RunState, event_id: int, at_ms: int, attributes: Any)
 
 def _task_completed(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:
     apply_task_completed(state, event_id, attributes.started_event_id)
+
+
+def _task_failed(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:
+    if attributes.cause == RESET_CAUSE:
+        apply_reset(state, event_id, at_ms, attributes.base_run_id, attributes.new_run_id)
+    else:
+        apply_task_unsuccessful(state, event_id)
 
 
 def _task_unsuccessful(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:
@@ -370,7 +404,7 @@ APPLIERS: Final[dict[int, Applier]] = dict(
         _applier(_T.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED, _task_scheduled),
         _applier(_T.EVENT_TYPE_WORKFLOW_TASK_STARTED, _no_effect),
         _applier(_T.EVENT_TYPE_WORKFLOW_TASK_COMPLETED, _task_completed),
-        _applier(_T.EVENT_TYPE_WORKFLOW_TASK_FAILED, _task_unsuccessful),
+        _applier(_T.EVENT_TYPE_WORKFLOW_TASK_FAILED, _task_failed),
         _applier(_T.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT, _task_unsuccessful),
         _applier(_T.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED, _activity_scheduled),
         _applier(_T.EVENT_TYPE_ACTIVITY_TASK_STARTED, _no_effect),
@@ -448,6 +482,8 @@ _NOT_IN_HISTORY: Final = frozenset(
         "retain_until_ms",
         "retention_ms",
         "deleted",
+        "reset_run_id",
+        "bases",
         "task_scheduled_at_ms",
         "task_attempt",
         "task_not_before_ms",

@@ -1,7 +1,8 @@
 """Signals and cancels to other workflows: Initiated by a command, then delivered or failed.
 
-The request travels as a message from the outbox, with a request id made of this run's id and the Initiated event's,
-so that delivering it twice changes nothing. `message_delivered` takes the outcome of any message out of the outbox.
+The request travels as a message from the outbox, with a request id made of the ids of the Initiated event and the run
+that wrote it first, so that delivering it twice changes nothing, also when the run has been reset in between.
+`message_delivered` takes the outcome of any message out of the outbox.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from perdure.api import messages as m
-from perdure.engine.history import child, events_between, pending, workflow_task
+from perdure.engine.history import child, events_between, evolve, pending, workflow_task
 from perdure.engine.history.events_between import ExternalReference
 from perdure.engine.history.recording import arrival_id, arrive, send
 from perdure.engine.history.state import CancelItem, MessageKind, OutMessage, Run, SignalItem
@@ -24,7 +25,7 @@ def send_signal(
     request = m.SignalWorkflowExecutionRequest(
         namespace=item.namespace,
         signal_name=command.signal_name,
-        request_id=f"{state.run_id}:{item.event_id}",
+        request_id=f"{evolve.owner_of(state, item.event_id)}:{item.event_id}",
         control=command.control,
     )
     request.workflow_execution.CopyFrom(command.execution)
@@ -51,7 +52,9 @@ def send_cancel(
     """Put the cancel request of an Initiated event into the outbox."""
     state = transition.run.state
     request = m.RequestCancelWorkflowExecutionRequest(
-        namespace=item.namespace, request_id=f"{state.run_id}:{item.event_id}", reason=command.reason
+        namespace=item.namespace,
+        request_id=f"{evolve.owner_of(state, item.event_id)}:{item.event_id}",
+        reason=command.reason,
     )
     request.workflow_execution.workflow_id = item.workflow_id
     request.workflow_execution.run_id = item.run_id

@@ -119,14 +119,14 @@ def start_run(
         RpcError: INVALID_ARGUMENT.
     """
     if signal is not None:
-        _check_signal(signal, limits)
+        check_signal(signal, limits)
     if lineage is NO_LINEAGE:
         ordinary = beginning.read(request, limits, _ordinary_attributes)
         if ordinary is not None:
             transition = _begin(run_key, run_id, ordinary, limits, now_ms)
             transition.run.state.retention_ms = retention_ms
             if signal is not None:
-                _record_signal(transition, signal, None, limits)
+                record_signal(transition, signal, None, limits)
             workflow_task.schedule(transition)
             return transition
     check_start(request, limits)
@@ -149,7 +149,7 @@ def start_run(
     state.signal_request_ids = list(lineage.signal_request_ids)
     state.cancel_request_ids = list(lineage.cancel_request_ids)
     if signal is not None:
-        _record_signal(transition, signal, None, limits)
+        record_signal(transition, signal, None, limits)
     if not state.task_not_before_ms:
         workflow_task.schedule(transition)
     return transition
@@ -253,7 +253,7 @@ def _check_sender(run: Run, external: tuple[str, str] | None, *, child_only: boo
         raise RpcError(StatusCode.NOT_FOUND, "the workflow is not a child of the sender")
 
 
-def _check_signal(request: m.SignalWorkflowExecutionRequest, limits: Limits) -> None:
+def check_signal(request: m.SignalWorkflowExecutionRequest, limits: Limits) -> None:
     check_name(request.signal_name, "SignalName", limits)
     check_name(request.request_id, "RequestId", limits, required=False)
     check_name(request.identity, "Identity", limits, required=False)
@@ -291,17 +291,17 @@ def signal(
     _check_sender(run, external, child_only=child_only)
     if request.request_id and request.request_id in state.signal_request_ids:
         return Transition(run, now_ms, changed=False)
-    _check_signal(request, limits)
+    check_signal(request, limits)
     if state.signal_count >= limits.signals_per_run:
         raise invalid(f"the run has had {state.signal_count} signals, the most it may: let it continue as new")
     transition = Transition(run, now_ms)
-    _record_signal(transition, request, external, limits)
+    record_signal(transition, request, external, limits)
     if with_start or not is_delayed(run):
         workflow_task.call(transition, limits)
     return transition
 
 
-def _record_signal(
+def record_signal(
     transition: Transition,
     request: m.SignalWorkflowExecutionRequest,
     external: tuple[str, str] | None,
@@ -311,10 +311,11 @@ def _record_signal(
     arrive(transition, events.workflow_signaled(arrival_id(transition.run), transition.now_ms, request, external))
     state.signal_count += 1
     if request.request_id:
-        _remember(state.signal_request_ids, request.request_id, limits.request_ids_kept)
+        remember(state.signal_request_ids, request.request_id, limits.request_ids_kept)
 
 
-def _remember(request_ids: list[str], request_id: str, kept: int) -> None:
+def remember(request_ids: list[str], request_id: str, kept: int) -> None:
+    """Keep a request id, within the bound."""
     request_ids.append(request_id)
     if len(request_ids) > kept:
         del request_ids[0]
@@ -352,7 +353,7 @@ def request_cancel(
     arrive(transition, event)
     state.cancel_requested = True
     if request.request_id:
-        _remember(state.cancel_request_ids, request.request_id, limits.request_ids_kept)
+        remember(state.cancel_request_ids, request.request_id, limits.request_ids_kept)
     workflow_task.call(transition, limits)
     return transition
 

@@ -267,6 +267,13 @@ class RunState(Struct, array_like=True):
     """Closed, and to be erased as soon as nothing of it is under way."""
     updates: UpdateBook | None = None
     """None until the first update is accepted."""
+    reset_run_id: str = ""
+    """The run that took up this one's history when it was reset; the latest, if it was reset more than once."""
+    bases: list[tuple[int, str]] = []
+    """Of a run that began by a reset: the runs before it, oldest first: (the first event id that is no longer theirs,
+    run id). Some of them left it no event."""
+    original_start_ms: int = 0
+    """Of such a run: when the history began; `start_ms` is when the reset was made."""
 
 
 class WorkflowTaskLive(Struct, gc=False):

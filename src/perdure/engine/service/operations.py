@@ -1,10 +1,11 @@
-"""What operators do to single workflows: delete them, change their options."""
+"""What operators do to single workflows: reset them, delete them, change their options."""
 
 from __future__ import annotations
 
 from perdure.api import messages as m
 from perdure.api.durations import set_timestamp_ms
 from perdure.engine import history
+from perdure.engine.resets import reset_workflow
 from perdure.engine.service.base import ServiceTopic, invalid
 from perdure.engine.slot import Slot
 
@@ -12,7 +13,22 @@ __all__ = ["OperationTopic"]
 
 
 class OperationTopic(ServiceTopic):
-    """DeleteWorkflowExecution and UpdateWorkflowExecutionOptions."""
+    """ResetWorkflowExecution, DeleteWorkflowExecution and UpdateWorkflowExecutionOptions."""
+
+    async def reset_workflow_execution(
+        self, request: m.ResetWorkflowExecutionRequest
+    ) -> m.ResetWorkflowExecutionResponse:
+        """Take up a workflow at an earlier point of its history, in a new run.
+
+        Raises:
+            RpcError: NOT_FOUND, INVALID_ARGUMENT, UNIMPLEMENTED (a post-reset option), DATA_LOSS.
+        """
+        self.check(request.namespace)
+        base = await self.find_run(request.namespace, request.workflow_execution)
+        slot = await reset_workflow(self.shard, self.reader, base, request)
+        run_id = slot.run.state.run_id
+        await self.wait_durable(slot)
+        return m.ResetWorkflowExecutionResponse(run_id=run_id)
 
     async def delete_workflow_execution(
         self, request: m.DeleteWorkflowExecutionRequest

@@ -25,7 +25,6 @@ _WORKERS = "workers are not tracked; describe the task queue to see its pollers"
 _NOT_YET = "it is not supported yet"
 
 UNSERVED: dict[str, str] = {
-    "reset_workflow_execution": _NOT_YET,
     "list_archived_workflow_executions": _ARCHIVAL,
     "create_schedule": _SCHEDULES,
     "describe_schedule": _SCHEDULES,
@@ -118,6 +117,7 @@ UNSERVED: dict[str, str] = {
 
 NOTES: dict[str, str] = {
     "get_cluster_info": "one cluster, one shard",
+    "update_workflow_execution_options": "no time skipping; versioning overrides are recorded and route no tasks",
 }
 """Where a served method does less than its definition allows for, or otherwise; printed beside it."""
 
