@@ -308,6 +308,8 @@ class HandOut:
             shard.register(slot)
         token = self._tokens.activity(run.state.namespace, slot.key, item.event_id, item.attempt)
         run.live.activities[item.event_id].token = token
+        if item.control is not None:
+            said = history.told_of_activity(item, said)
         head = slot.activity_head
         if not head:
             head = slot.activity_head = run_in_activity_response(run.state)

@@ -93,7 +93,7 @@ def activity_response(
         b"\x62",
         timestamp(now_ms),
         b"\x68",
-        varint(item.attempt),
+        varint(item.attempt if item.control is None else item.shown_attempt),
     )
     if item.heartbeat_details:
         data += (b"\x4a", sized(item.heartbeat_details))

@@ -19,6 +19,14 @@ from perdure.engine.history.activity import (
     heartbeat_activity,
     start_activity,
 )
+from perdure.engine.history.activity_control import options_of as activity_options_of
+from perdure.engine.history.activity_control import pause as pause_activities
+from perdure.engine.history.activity_control import reset as reset_activities
+from perdure.engine.history.activity_control import restore_options as restore_activity_options
+from perdure.engine.history.activity_control import select as select_activities
+from perdure.engine.history.activity_control import told as told_of_activity
+from perdure.engine.history.activity_control import unpause as unpause_activities
+from perdure.engine.history.activity_control import update_options as update_activity_options
 from perdure.engine.history.child import CLOSINGS as CHILD_CLOSINGS
 from perdure.engine.history.child import child_closed, child_lineage, is_child_of
 from perdure.engine.history.closing import delete_run, terminate_for_reset
@@ -125,6 +133,7 @@ __all__ = [
     "abandoned_outcome",
     "activity_by_id",
     "activity_left",
+    "activity_options_of",
     "admit_update",
     "cancel_activity",
     "check_reset",
@@ -157,13 +166,17 @@ __all__ = [
     "no_such_point",
     "options_of",
     "owner_of",
+    "pause_activities",
     "pending_task_id",
     "rank_of",
     "reapply_update",
     "release_activity",
     "release_workflow_task",
     "request_cancel",
+    "reset_activities",
     "reset_run",
+    "restore_activity_options",
+    "select_activities",
     "signal",
     "start_activity",
     "start_run",
@@ -172,6 +185,9 @@ __all__ = [
     "task_of",
     "terminate",
     "terminate_for_reset",
+    "told_of_activity",
+    "unpause_activities",
+    "update_activity_options",
     "update_messages",
     "update_options",
     "update_stage",

@@ -22,7 +22,17 @@ from typing import Final
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
-from perdure.engine.history import deadlines, events, failures, frames, holding, pending, retrying, workflow_task
+from perdure.engine.history import (
+    activity_control,
+    deadlines,
+    events,
+    failures,
+    frames,
+    holding,
+    pending,
+    retrying,
+    workflow_task,
+)
 from perdure.engine.history.events import DEFERRED
 from perdure.engine.history.recording import arrival_id, arrive, arrive_frames
 from perdure.engine.history.state import ActivityItem, ActivityLive, Run
@@ -75,6 +85,7 @@ def dispatchable_activities(run: Run, now_ms: int) -> list[int]:
             isinstance(item, ActivityItem)
             and event_id not in held
             and not item.held
+            and not item.paused
             and item.next_attempt_at_ms <= now_ms
         ):
             found.append(event_id)
@@ -85,10 +96,15 @@ def start_activity(run: Run, scheduled_event_id: int, *, identity: str, now_ms: 
     """Hand out an attempt; known only to this process.
 
     Raises:
-        RpcError: NOT_FOUND, it is closed, handed out already, or not yet due.
+        RpcError: NOT_FOUND, it is closed, handed out already, paused, or not yet due.
     """
     item = run.state.items.get(scheduled_event_id)
-    if type(item) is not ActivityItem or item.held or item.next_attempt_at_ms > now_ms:
+    if (
+        type(item) is not ActivityItem
+        or item.held
+        or item.next_attempt_at_ms > now_ms
+        or (item.control is not None and item.control.paused_at_ms)
+    ):
         raise RpcError(StatusCode.NOT_FOUND, _GONE)
     held = run.live.activities
     if scheduled_event_id in held:
@@ -236,7 +252,7 @@ def _next_attempt(item: ActivityItem, failure: m.Failure, now_ms: int) -> retryi
     if item.cancel_requested_event_id:
         return retrying.Attempt(_CANCEL_REQUESTED, 0)
     expires_at_ms = item.scheduled_at_ms + item.schedule_to_close_ms if item.schedule_to_close_ms else 0
-    return retrying.next_attempt(item.retry, item.attempt, failure, expires_at_ms=expires_at_ms, now_ms=now_ms)
+    return retrying.next_attempt(item.retry, item.shown_attempt, failure, expires_at_ms=expires_at_ms, now_ms=now_ms)
 
 
 def _retry(transition: Transition, item: ActivityItem, failure: m.Failure, identity: str, delay_ms: int) -> None:
@@ -250,7 +266,12 @@ def _retry(transition: Transition, item: ActivityItem, failure: m.Failure, ident
     item.attempt += 1
     item.attempt_scheduled_at_ms = now_ms + delay_ms
     item.held = False
-    if delay_ms:
+    control = item.control
+    if control is not None:
+        activity_control.after_attempt(item, control, now_ms)
+    if control is not None and control.paused_at_ms:
+        item.next_attempt_at_ms = 0
+    elif delay_ms:
         item.next_attempt_at_ms = now_ms + delay_ms
     else:
         item.next_attempt_at_ms = 0
@@ -276,7 +297,8 @@ def _started(run: Run, item: ActivityItem, identity: str, now_ms: int) -> tuple[
         now_ms = item.last_started_at_ms
         identity = item.last_worker_identity
     event_id = arrival_id(run)
-    return event_id, frames.activity_started(event_id, now_ms, item.event_id, identity, item.attempt, item.last_failure)
+    attempt = item.attempt if item.control is None else item.shown_attempt
+    return event_id, frames.activity_started(event_id, now_ms, item.event_id, identity, attempt, item.last_failure)
 
 
 def fire_due(transition: Transition, item: ActivityItem) -> None:
@@ -294,6 +316,8 @@ def fire_due(transition: Transition, item: ActivityItem) -> None:
 
 
 def _due_timeout(run: Run, item: ActivityItem, now_ms: int) -> m.TimeoutType.ValueType | None:
+    if item.paused and not item.held and item.event_id not in run.live.activities:
+        return None
     if item.schedule_to_close_ms and item.scheduled_at_ms + item.schedule_to_close_ms <= now_ms:
         return _TYPE.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE
     held = run.live.activities.get(item.event_id)

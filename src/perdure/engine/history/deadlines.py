@@ -57,6 +57,8 @@ def activity_due_ms(run: Run, item: ActivityItem) -> int:
         started_at_ms = item.last_started_at_ms
         beat_at_ms = item.last_heartbeat_at_ms
     else:
+        if item.control is not None and item.control.paused_at_ms:
+            return 0
         if item.next_attempt_at_ms:
             waiting_ms = item.next_attempt_at_ms
         elif item.schedule_to_start_ms:
@@ -143,7 +145,8 @@ def hot(run: Run) -> bool:
     for event_id in run.live.activity_ids.values():
         item = state.items[event_id]
         if isinstance(item, ActivityItem) and not item.next_attempt_at_ms and not item.held:
-            return True
+            if item.control is None or not item.control.paused_at_ms:
+                return True
     return False
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from perdure.api import messages as m
 from perdure.api.durations import set_duration_ms, set_timestamp_ms
 from perdure.engine.history import retrying
-from perdure.engine.history.state import ActivityItem, ChildItem, Run
+from perdure.engine.history.state import ActivityControl, ActivityItem, ChildItem, Run
 
 _STATE = m.PendingActivityState
 _TASK_STATE = m.PendingWorkflowTaskState
@@ -160,7 +160,7 @@ def describe(run: Run, now_ms: int) -> m.DescribeWorkflowExecutionResponse:
 def _describe_activity(info: m.PendingActivityInfo, run: Run, item: ActivityItem, now_ms: int) -> None:
     info.activity_id = item.activity_id
     info.activity_type.name = item.activity_type
-    info.attempt = item.attempt
+    info.attempt = item.shown_attempt
     info.maximum_attempts = item.retry.max_attempts if item.retry is not None else 1
     held = run.live.activities.get(item.event_id)
     started = held is not None or item.held
@@ -188,7 +188,20 @@ def _describe_activity(info: m.PendingActivityInfo, run: Run, item: ActivityItem
     if item.next_attempt_at_ms > now_ms:
         set_timestamp_ms(info.next_attempt_schedule_time, item.next_attempt_at_ms)
         set_duration_ms(info.current_retry_interval, item.next_attempt_at_ms - (item.last_ended_at_ms or now_ms))
+    if item.control is not None and item.paused:
+        _describe_pause(info, item.control, started)
     _describe_options(info, run, item)
+
+
+def _describe_pause(info: m.PendingActivityInfo, control: ActivityControl, started: bool) -> None:
+    info.paused = True
+    if info.state != _STATE.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED:
+        info.state = _STATE.PENDING_ACTIVITY_STATE_PAUSE_REQUESTED if started else _STATE.PENDING_ACTIVITY_STATE_PAUSED
+    set_timestamp_ms(info.pause_info.pause_time, control.paused_at_ms)
+    info.pause_info.manual.identity = control.pause_identity
+    info.pause_info.manual.reason = control.pause_reason
+    info.ClearField("next_attempt_schedule_time")
+    info.ClearField("current_retry_interval")
 
 
 def _describe_options(info: m.PendingActivityInfo, run: Run, item: ActivityItem) -> None:

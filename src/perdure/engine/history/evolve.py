@@ -528,18 +528,20 @@ def _folded_updates(book: UpdateBook | None) -> object:
 
 def _folded_item(item: Item) -> object:
     if isinstance(item, ActivityItem):
+        changed = item.control.original if item.control is not None else None
+        said = changed or item
         return (
             item.event_id,
             item.activity_id,
             item.activity_type,
-            item.task_queue,
-            item.scheduled_at_ms,
-            item.schedule_to_close_ms,
-            item.schedule_to_start_ms,
-            item.start_to_close_ms,
-            item.heartbeat_ms,
-            item.retry,
             item.cancel_requested_event_id,
-            item.priority,
+            said.task_queue,
+            said.scheduled_at_ms,
+            said.schedule_to_close_ms,
+            said.schedule_to_start_ms,
+            said.start_to_close_ms,
+            said.heartbeat_ms,
+            said.retry,
+            said.priority,
         )
     return structs.asdict(item)

@@ -18,8 +18,10 @@ from enum import IntEnum
 from msgspec import Struct, field
 
 __all__ = [
+    "ActivityControl",
     "ActivityItem",
     "ActivityLive",
+    "ActivityOriginal",
     "CancelItem",
     "ChildItem",
     "Item",
@@ -46,6 +48,35 @@ class Retry(Struct, array_like=True, frozen=True):
     max_attempts: int = 0
     """0 = unlimited."""
     non_retryable: tuple[str, ...] = ()
+
+
+class ActivityOriginal(Struct, array_like=True, frozen=True):
+    """What an activity's Scheduled event says, once something else holds."""
+
+    task_queue: str
+    scheduled_at_ms: int
+    schedule_to_close_ms: int
+    schedule_to_start_ms: int
+    start_to_close_ms: int
+    heartbeat_ms: int
+    retry: Retry | None
+    priority: bytes
+
+
+class ActivityControl(Struct, array_like=True):
+    """What operators have done to an activity (see `activity_control`)."""
+
+    paused_at_ms: int = 0
+    """0 = it is not paused."""
+    pause_identity: str = ""
+    pause_reason: str = ""
+    reset: bool = False
+    """The attempt under way is the last of its count."""
+    reset_heartbeat: bool = False
+    """The next attempt does not get the details that this one left."""
+    attempts_forgotten: int = 0
+    """Attempts that do not count any more."""
+    original: ActivityOriginal | None = None
 
 
 class ActivityItem(Struct, array_like=True, tag="a"):
@@ -82,6 +113,17 @@ class ActivityItem(Struct, array_like=True, tag="a"):
     """A serialized Priority: what it sets itself; the rest is the workflow's."""
     last_ended_at_ms: int = 0
     """When the attempt before ended."""
+    control: ActivityControl | None = None
+    """None unless an operator has intervened."""
+
+    @property
+    def shown_attempt(self) -> int:
+        """The attempt that counts; `attempt` itself counts all there ever were, and is the fence."""
+        return self.attempt if self.control is None else self.attempt - self.control.attempts_forgotten
+
+    @property
+    def paused(self) -> bool:
+        return self.control is not None and self.control.paused_at_ms != 0
 
 
 class TimerItem(Struct, array_like=True, tag="t"):

@@ -8,6 +8,7 @@ calls the same methods from the network.
 from __future__ import annotations
 
 from perdure.engine.service.activities import ActivityTopic
+from perdure.engine.service.activity_control import ActivityControlTopic
 from perdure.engine.service.histories import HistoryTopic
 from perdure.engine.service.namespaces import NamespaceTopic
 from perdure.engine.service.operations import OperationTopic
@@ -31,6 +32,7 @@ class EngineService(
     SearchAttributeTopic,
     WorkflowTaskTopic,
     ActivityTopic,
+    ActivityControlTopic,
     TaskQueueTopic,
 ):
     """The engine as a `perdure.api.WorkflowService`."""

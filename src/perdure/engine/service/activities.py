@@ -224,8 +224,12 @@ class ActivityTopic(ServiceTopic):
         """Raises RpcError NOT_FOUND (stale: counts as cancelled), INVALID_ARGUMENT (token)."""
         slot, token = await self._by_token(request.namespace, request.task_token)
         details = request.details if request.HasField("details") else None
-        wanted = await self._heartbeat(slot, token, details, request.identity)
-        return m.RecordActivityTaskHeartbeatResponse(cancel_requested=wanted)
+        item = await self._heartbeat(slot, token, details, request.identity)
+        return m.RecordActivityTaskHeartbeatResponse(
+            cancel_requested=item is not None and bool(item.cancel_requested_event_id),
+            activity_paused=item is not None and item.paused,
+            activity_reset=item is not None and item.control is not None and item.control.reset,
+        )
 
     async def record_activity_task_heartbeat_by_id(
         self, request: m.RecordActivityTaskHeartbeatByIdRequest
@@ -233,11 +237,17 @@ class ActivityTopic(ServiceTopic):
         """Raises RpcError NOT_FOUND, INVALID_ARGUMENT."""
         slot, token = await self._by_id(request.namespace, request.workflow_id, request.run_id, request.activity_id)
         details = request.details if request.HasField("details") else None
-        wanted = await self._heartbeat(slot, token, details, request.identity)
-        return m.RecordActivityTaskHeartbeatByIdResponse(cancel_requested=wanted)
+        item = await self._heartbeat(slot, token, details, request.identity)
+        return m.RecordActivityTaskHeartbeatByIdResponse(
+            cancel_requested=item is not None and bool(item.cancel_requested_event_id),
+            activity_paused=item is not None and item.paused,
+            activity_reset=item is not None and item.control is not None and item.control.reset,
+        )
 
-    async def _heartbeat(self, slot: Slot, token: ActivityToken, details: m.Payloads | None, identity: str) -> bool:
-        """Record a heartbeat; returns whether the activity should be cancelled."""
+    async def _heartbeat(
+        self, slot: Slot, token: ActivityToken, details: m.Payloads | None, identity: str
+    ) -> history.ActivityItem | None:
+        """Record a heartbeat; returns the activity, whose worker is told what is wanted of it."""
         event_id = token.scheduled_event_id
 
         def decide(run: history.Run, *, now_ms: int) -> Transition:
@@ -246,4 +256,4 @@ class ActivityTopic(ServiceTopic):
         await self.transact(slot, decide)
         self.shard.register(slot)
         item = slot.run.state.items.get(event_id)
-        return isinstance(item, history.ActivityItem) and bool(item.cancel_requested_event_id)
+        return item if isinstance(item, history.ActivityItem) else None

@@ -56,6 +56,7 @@ class OperationTopic(ServiceTopic):
             list(request.update_mask.paths),
             identity=request.identity,
         )
+        slot.activity_head = b""  # It says the priority that held.
         response = m.UpdateWorkflowExecutionOptionsResponse()
         response.workflow_execution_options.CopyFrom(history.options_of(slot.run.state))
         set_timestamp_ms(response.update_time, self.clock.now_ms())
