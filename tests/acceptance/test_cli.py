@@ -134,15 +134,20 @@ def test_a_run_that_nobody_serves_says_so(perdure: Perdure, tmp_path: Path) -> N
     assert "running" in shown.stdout
 
 
-def test_a_database_in_use_names_the_process(perdure: Perdure, tmp_path: Path, environment: dict[str, str]) -> None:
+def test_commands_work_while_an_application_runs(perdure: Perdure, tmp_path: Path, environment: dict[str, str]) -> None:
     command = [sys.executable, "-m", "perdure.cli", "run", "shop.py:slow", "--input", '"first"', "--id", "s1"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == f"first in {owner.pid}\n"
-        refused = perdure("list")
-        assert refused.returncode == 2
-        assert str(owner.pid) in refused.stderr
-        assert "Traceback" not in refused.stderr
+        listed = perdure("list", "--json")
+        assert listed.returncode == 0, listed.stderr
+        assert json.loads(listed.stdout)["status"] == "running"
+        shown = perdure("show", "s1")
+        assert shown.returncode == 0, shown.stderr
+        assert "hang" in shown.stdout
+        ran = perdure("run", "shop.py:fulfil", "--input", '{"id": "A1", "amount": 3}', "--id", "f1")
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stdout.splitlines()[-1] == '"receipt A1"'
         owner.kill()
     assert perdure("list").returncode == 0
 

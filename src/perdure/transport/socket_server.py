@@ -109,6 +109,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader()
         self._greeted = False
+        self._ended_for_children: Callable[[], None] | None = None
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._out: list[bytes] = []
 
@@ -116,11 +117,14 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._server.connections.add(self)
+        self._ended_for_children = sockets.keep_from_children(transport)
         transport.write(self._server.greeting)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._server.connections.discard(self)
+        if self._ended_for_children is not None:
+            self._ended_for_children()
         for answering in tuple(self._calls.values()):
             answering.cancel()
 

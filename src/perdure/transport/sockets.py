@@ -15,19 +15,21 @@ import asyncio
 import os
 import socket
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from typing import Final
+from functools import partial
+from typing import Any, Final
 from weakref import WeakSet
 
-__all__ = ["connect", "forget", "hang_up", "listen", "socket_path"]
+__all__ = ["connect", "forget", "hang_up", "keep_from_children", "listen", "socket_path"]
 
 _ADDRESS_BYTES: Final = 100
 """Longest address used as it is: Linux takes 107 bytes, others 103."""
 _BACKLOG: Final = 512
 _LINK: Final = "d"
 
-_open: WeakSet[socket.socket] = WeakSet()
+_made: WeakSet[socket.socket] = WeakSet()
+_accepted: set[Any] = set()
 """Sockets of this process that a forked child must not keep open: its parent's death would go unnoticed."""
 
 
@@ -85,6 +87,13 @@ def forget(path: str) -> None:
         os.unlink(path)
 
 
+def keep_from_children(transport: asyncio.BaseTransport) -> Callable[[], None]:
+    """Let no forked child hold the connection of a transport open; call the answer when the connection has ended."""
+    accepted = transport.get_extra_info("socket")
+    _accepted.add(accepted)
+    return partial(_accepted.discard, accepted)
+
+
 def hang_up(transport: asyncio.Transport) -> None:
     """End the connection of a transport whose event loop has been closed; the other side learns of it at once."""
     connected = transport.get_extra_info("socket")
@@ -96,7 +105,7 @@ def hang_up(transport: asyncio.Transport) -> None:
 def _socket() -> socket.socket:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     made.setblocking(False)
-    _open.add(made)
+    _made.add(made)
     return made
 
 
@@ -118,10 +127,14 @@ def _short(directory: str, name: str) -> Generator[str]:
             yield link
 
 
-def _close_in_child() -> None:
-    for inherited in tuple(_open):
+def _let_go_in_child() -> None:
+    """The descriptors stay, and mean nothing: the objects that close them one day close no others of their number."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for inherited in (*_made, *_accepted):
         if inherited.fileno() >= 0:
-            os.close(inherited.detach())
+            os.dup2(nothing, inherited.fileno(), inheritable=False)
+    _accepted.clear()
+    os.close(nothing)
 
 
-os.register_at_fork(after_in_child=_close_in_child)
+os.register_at_fork(after_in_child=_let_go_in_child)
