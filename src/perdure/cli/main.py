@@ -1,7 +1,7 @@
 """Declares the commands, and turns every known error into one line and an exit status.
 
-Exit status: 0 done; 1 the workflow failed or the demo proved nothing; 2 bad input; 130 interrupted. A traceback is
-shown for errors nobody foresaw, and for known ones with ``PERDURE_TRACEBACK=1``.
+Exit status: 0 done; 1 the workflow, query or update failed, or the demo proved nothing; 2 bad input; 130 interrupted.
+A traceback is shown for errors nobody foresaw, and for known ones with ``PERDURE_TRACEBACK=1``.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from perdure.api import RpcError
 from perdure.cli.demo.stage import perform
 from perdure.cli.errors import CliError
 from perdure.cli.loading import load_workflow
+from perdure.cli.operate import app as operate_app
 from perdure.cli.plain import printable
 from perdure.cli.runs import list_runs, parse_inputs, read_inputs, run_workflow
 from perdure.cli.server import app as server_app
 from perdure.cli.show import show_run
-from perdure.client import WorkflowFailureError
+from perdure.cli.targets import ADDRESS, DATABASE, NAMESPACE, Address, Database, Namespace, Target
+from perdure.client import WorkflowFailureError, WorkflowQueryFailedError, WorkflowUpdateFailedError
 from perdure.engine.store.port import StoreError
 from perdure.exceptions import FailureError, PerdureError
 
@@ -39,10 +41,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(server_app)
+app.add_typer(operate_app)
 out = Console()
 notes = Console(stderr=True)
-
-Database = Annotated[Path, typer.Option("--db", help="The database file.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -77,7 +78,7 @@ def run_command(
     workflow: Annotated[str, typer.Argument(help="FILE.py:workflow")],
     input: Annotated[list[str] | None, typer.Option(help="An argument as JSON, or @FILE; once for each.")] = None,
     id: Annotated[str | None, typer.Option(help="The workflow's id: the same id again resumes the same work.")] = None,
-    db: Database = Path("perdure.db"),
+    db: Database = DATABASE,
 ) -> None:
     """Run a workflow to its end, or go on with it where an earlier process left off."""
     values = read_inputs(input or [])
@@ -89,7 +90,9 @@ def run_command(
 
 @app.command(name="list")
 def list_command(
-    db: Database = Path("perdure.db"),
+    db: Database = DATABASE,
+    address: Address = ADDRESS,
+    namespace: Namespace = NAMESPACE,
     query: Annotated[
         str | None, typer.Option(help="Filter, for example: WorkflowType='fulfil' AND ExecutionStatus='Running'")
     ] = None,
@@ -97,18 +100,20 @@ def list_command(
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """List the workflows of a database, newest first."""
-    asyncio.run(list_runs(db, query, limit, json, out))
+    asyncio.run(list_runs(Target(db, address, namespace), query, limit, json, out))
 
 
 @app.command()
 def show(
     id: Annotated[str, typer.Argument(help="The workflow's id.")],
-    db: Database = Path("perdure.db"),
+    db: Database = DATABASE,
+    address: Address = ADDRESS,
+    namespace: Namespace = NAMESPACE,
     run_id: Annotated[str | None, typer.Option(help="A run of it; the latest if not given.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Show a workflow and its history."""
-    asyncio.run(show_run(db, id, run_id, json, out))
+    asyncio.run(show_run(Target(db, address, namespace), id, run_id, json, out))
 
 
 @contextmanager
@@ -125,7 +130,7 @@ def run() -> None:
         app()
     except CliError as error:
         _fail(error, error.message, error.hint, error.status)
-    except WorkflowFailureError as error:
+    except (WorkflowFailureError, WorkflowQueryFailedError, WorkflowUpdateFailedError) as error:
         _fail(error, _chain(error), _stack(error), 1)
     except RpcError as error:
         _fail(error, error.message, "", 2)

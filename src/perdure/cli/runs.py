@@ -15,13 +15,14 @@ from rich.table import Table
 import perdure
 from perdure.cli.errors import CliError
 from perdure.cli.plain import plain
-from perdure.client import Client, WorkflowExecution
+from perdure.cli.targets import Target
+from perdure.client import WorkflowExecution
 from perdure.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from perdure.converter import decode_arguments, default
 from perdure.exceptions import ConversionError, WorkflowAlreadyStartedError
 from perdure.replay.definition import WorkflowDefinition
 
-__all__ = ["existing_database", "list_runs", "parse_inputs", "read_inputs", "run_workflow"]
+__all__ = ["list_runs", "parse_inputs", "read_inputs", "run_workflow"]
 
 
 def read_inputs(inputs: Sequence[str]) -> list[Any]:
@@ -91,21 +92,10 @@ async def run_workflow(
     return default().to_payload(result).data.decode()
 
 
-def existing_database(db: Path) -> str:
-    """The target of a database that must be there already.
-
-    Raises:
-        CliError: it is not.
-    """
-    if not db.is_file():
-        raise CliError(f"there is no database {db}", "Give the file with --db; `perdure run` makes one.")
-    return f"sqlite:{db}"
-
-
-async def list_runs(db: Path, query: str | None, limit: int, as_json: bool, console: Console) -> None:
-    """Show the newest runs of a database, as a table or as JSON lines."""
+async def list_runs(target: Target, query: str | None, limit: int, as_json: bool, console: Console) -> None:
+    """Show the newest runs, as a table or as JSON lines."""
     runs: list[WorkflowExecution] = []
-    async with await Client.connect(existing_database(db)) as client:
+    async with await target.connect() as client:
         async for run in client.list_workflows(query, limit=limit):
             runs.append(run)
     if as_json:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -20,8 +19,9 @@ from rich.table import Table
 from perdure.api import messages as m
 from perdure.api.durations import datetime_of_ms, duration_ms, timestamp_ms
 from perdure.cli.plain import plain
-from perdure.cli.runs import existing_database, moment
-from perdure.client import Client, WorkflowExecutionDescription
+from perdure.cli.runs import moment
+from perdure.cli.targets import Target
+from perdure.client import WorkflowExecutionDescription
 
 __all__ = ["details_of", "event_name", "show_run"]
 
@@ -115,9 +115,9 @@ def details_of(event: m.HistoryEvent) -> str:
     return "  ".join(text for text in texts if text)
 
 
-async def show_run(db: Path, workflow_id: str, run_id: str | None, as_json: bool, console: Console) -> None:
+async def show_run(target: Target, workflow_id: str, run_id: str | None, as_json: bool, console: Console) -> None:
     """Show a run: what it is, what it waits for, and its history."""
-    async with await Client.connect(existing_database(db)) as client:
+    async with await target.connect() as client:
         handle = client.get_workflow_handle(workflow_id, run_id=run_id)
         described = await handle.describe()
         handle = client.get_workflow_handle(workflow_id, run_id=described.run_id)

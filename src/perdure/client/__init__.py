@@ -35,6 +35,7 @@ from perdure.client.errors import (
 )
 from perdure.client.handle import WorkflowHandle
 from perdure.client.history import WorkflowHistory, WorkflowHistoryEventFilterType
+from perdure.client.operations import ResetReapplyExcludeType, ResetType
 from perdure.client.options import StartOptions
 from perdure.client.updates import WorkflowUpdateHandle, WorkflowUpdateStage
 from perdure.client.with_start import WithStartWorkflowOperation
@@ -52,6 +53,8 @@ __all__ = [
     "NamespaceNotFoundError",
     "RPCError",
     "RPCTimeoutOrCancelledError",
+    "ResetReapplyExcludeType",
+    "ResetType",
     "ResourceExhaustedError",
     "ServiceError",
     "ServiceUnavailableError",
