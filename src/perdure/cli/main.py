@@ -142,7 +142,7 @@ def _chain(error: BaseException) -> str:
     """An error and its causes, in one line."""
     texts: list[str] = []
     cause: BaseException | None = error
-    while cause is not None:
+    while cause is not None and not isinstance(cause, RpcError):
         # An error that tells its cause needs no repetition of it.
         if not (texts and str(cause) in texts[-1]):
             texts.append(str(cause))

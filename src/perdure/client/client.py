@@ -24,6 +24,7 @@ from perdure.client.descriptions import (
     WorkflowExecutionCount,
     WorkflowExecutionCountAggregationGroup,
 )
+from perdure.client.eager import find_taker
 from perdure.client.errors import ServiceError, translate
 from perdure.client.handle import WorkflowHandle
 from perdure.client.options import (
@@ -157,6 +158,11 @@ class Client(UpdateWithStartCalls, AdministrationCalls):
         """Whether closing this client stops the engine of its target."""
         return self._lease is not None and self._lease.is_last
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether calls go to a server rather than to an engine of this process or machine."""
+        return self._lease is not None and self._lease.is_remote
+
     async def wait_failed(self) -> PerdureError:
         """Wait until the target's engine has failed for good, e.g. because its disk has; answers why.
 
@@ -270,10 +276,7 @@ class Client(UpdateWithStartCalls, AdministrationCalls):
             )
             run_id = answer.run_id
         else:
-            response = await call(
-                self.service.start_workflow_execution, request, workflow_id=workflow_id, workflow_type=target.name
-            )
-            run_id = response.run_id
+            run_id = await self._start_plainly(request, eager=options.get("request_eager_start", False))
         return WorkflowHandle(
             self,
             workflow_id,
@@ -281,6 +284,21 @@ class Client(UpdateWithStartCalls, AdministrationCalls):
             first_execution_run_id=run_id,
             result_type=result_type if result_type is not None else target.return_type,
         )
+
+    async def _start_plainly(self, request: m.StartWorkflowExecutionRequest, *, eager: bool) -> str:
+        """Start a workflow, and give its first task to a worker of this process if it comes along; the run's id."""
+        taker = find_taker(self.raw_service, request) if eager else None
+        request.request_eager_execution = taker is not None
+        workflow_id, workflow_type = request.workflow_id, request.workflow_type.name
+        first: m.PollWorkflowTaskQueueResponse | None = None
+        try:
+            start = self.service.start_workflow_execution
+            response = await call(start, request, workflow_id=workflow_id, workflow_type=workflow_type)
+            first = response.eager_workflow_task if response.HasField("eager_workflow_task") else None
+        finally:
+            if taker is not None:
+                taker.take(first)
+        return response.run_id
 
     @overload
     async def execute_workflow(

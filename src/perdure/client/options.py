@@ -53,6 +53,8 @@ class StartOptions(TypedDict, total=False):
         start_signal_args: the signal's arguments.
         static_summary: one line for people.
         static_details: several lines for people.
+        request_eager_start: let a worker of this process have the first workflow task at once, if one serves the task
+            queue; saves a round trip to a server.
         request_id: makes two starts the same one; a random one when left out.
         priority: which of several waiting tasks goes first.
     """
@@ -73,6 +75,7 @@ class StartOptions(TypedDict, total=False):
     start_signal_args: Sequence[Any]
     static_summary: str | None
     static_details: str | None
+    request_eager_start: bool
     request_id: str | None
     priority: Priority | None
 

@@ -29,6 +29,7 @@ from perdure.replay.ports import ActivityOptions
 
 __all__ = [
     "PATCH_MARKER",
+    "SCHEDULE_ACTIVITY_PREFIX",
     "STEP_MARKER",
     "activity_template",
     "cancel_activity",
@@ -60,7 +61,7 @@ _templates: dict[tuple[str, str], tuple[ActivityOptions, bytes]] = {}
 
 _ACTIVITY_ID = sized_tag(m.ScheduleActivityTaskCommandAttributes, "activity_id")
 _ACTIVITY_INPUT = sized_tag(m.ScheduleActivityTaskCommandAttributes, "input")
-_SCHEDULE_ACTIVITY = _Command(command_type=command.SCHEDULE_ACTIVITY).SerializeToString() + sized_tag(  # type: ignore[arg-type] # an int is what the wire has
+SCHEDULE_ACTIVITY_PREFIX = _Command(command_type=command.SCHEDULE_ACTIVITY).SerializeToString() + sized_tag(  # type: ignore[arg-type] # an int is what the wire has
     _Command, "schedule_activity_task_command_attributes"
 )
 _COMPLETION_RESULT = sized_tag(m.CompleteWorkflowExecutionCommandAttributes, "result")
@@ -113,7 +114,7 @@ def schedule_activity(template: bytes, activity_id: str, payloads: bytes) -> byt
     attrs = b"".join(
         (template, _ACTIVITY_ID, sized(activity_id.encode()), _ACTIVITY_INPUT, varint(len(payloads)), payloads)
     )
-    return _SCHEDULE_ACTIVITY + varint(len(attrs)) + attrs
+    return SCHEDULE_ACTIVITY_PREFIX + varint(len(attrs)) + attrs
 
 
 def metadata(summary: m.Payload) -> bytes:

@@ -129,7 +129,7 @@ class ActivityTaskWorker:
             identity=identity,
         )
         self._pool = PollerPool[Task](
-            f"activity tasks of {task_queue}", poll=self._poll, handle=self._take, max_pollers=1, on_fatal=on_fatal
+            f"activity tasks of {task_queue}", poll=self._poll, handle=self.take, max_pollers=1, on_fatal=on_fatal
         )
 
     def start(self) -> None:
@@ -183,7 +183,16 @@ class ActivityTaskWorker:
             self._slots.release()
         return task
 
-    async def _take(self, task: Task) -> None:
+    def reserve(self) -> bool:
+        """Keep room for an activity that comes without a poll; False if there is none."""
+        return not self._notice.given and self._slots.take_nowait()
+
+    def release(self) -> None:
+        """Give that room back."""
+        self._slots.release()
+
+    async def take(self, task: Task) -> None:
+        """Run an activity that room was kept for; returns once it has begun."""
         name = task.activity_type.name
         activity = self._activities.get(name) or self._activities.get(None)
         if activity is None:

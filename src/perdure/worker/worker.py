@@ -31,6 +31,7 @@ from perdure.replay import guard as determinism
 from perdure.replay.lint import require_clean
 from perdure.replay.ports import NO_GUARD, Guard
 from perdure.worker.activity_tasks import ActivityTaskWorker
+from perdure.worker.eager import EagerActivities
 from perdure.worker.processes import ProcessPool, check_process_activity
 from perdure.worker.registry import activities_by_name, workflows_by_name
 from perdure.worker.running import RunningActivities
@@ -159,6 +160,7 @@ class Worker:
         if self._definitions:
             self._workflow_tasks = WorkflowTaskWorker(
                 client.service,
+                raw_service=client.raw_service,
                 namespace=client.namespace,
                 task_queue=self.task_queue,
                 sticky_queue=self.sticky_queue,
@@ -191,6 +193,8 @@ class Worker:
                 max_throttle_s=max_throttle.total_seconds(),
                 on_fatal=self._fail,
             )
+        if client.is_remote and self._workflow_tasks is not None and self._activity_tasks is not None:
+            self._workflow_tasks.eager = EagerActivities(self._activity_tasks, self.task_queue)
 
     async def start(self) -> None:
         """Begin to poll. Harmless to repeat.

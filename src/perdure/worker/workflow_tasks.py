@@ -21,6 +21,7 @@ from perdure.api import RpcError, StatusCode, WorkflowService
 from perdure.api import messages as m
 from perdure.api.durations import ms_of_timedelta, set_duration_ms
 from perdure.api.wire import sized, sized_tag, varint
+from perdure.client.eager import dismiss, enlist
 from perdure.converter import DataConverter
 from perdure.exceptions import ApplicationError
 from perdure.replay.definition import WorkflowDefinition
@@ -29,6 +30,7 @@ from perdure.replay.outcome import Outcome, StepsNeeded, TaskCompleted, TaskFail
 from perdure.replay.ports import Guard
 from perdure.replay.run import WorkflowRun
 from perdure.worker.cache import CachedRun, RunCache
+from perdure.worker.eager import EagerActivities
 from perdure.worker.pollers import PollerPool
 from perdure.worker.registry import unknown_workflow_message
 from perdure.worker.service_calls import respond, respond_again
@@ -55,6 +57,7 @@ class WorkflowTaskWorker:
 
     Args:
         service: where they come from.
+        raw_service: the same without a payload codec: what tells services apart.
         namespace: of the runs.
         task_queue: the normal queue's name.
         sticky_queue: this worker's own queue's name.
@@ -74,6 +77,7 @@ class WorkflowTaskWorker:
         self,
         service: WorkflowService,
         *,
+        raw_service: WorkflowService,
         namespace: str,
         task_queue: str,
         sticky_queue: str,
@@ -89,6 +93,7 @@ class WorkflowTaskWorker:
         poke_activities: Callable[[str], None],
     ) -> None:
         self._service = service
+        self._raw_service = raw_service
         self._respond_completed = service.respond_workflow_task_completed
         self._namespace = namespace
         self._task_queue = task_queue
@@ -113,6 +118,9 @@ class WorkflowTaskWorker:
             attributes.worker_task_queue.CopyFrom(sticky)
             set_duration_ms(attributes.schedule_to_start_timeout, ms_of_timedelta(sticky_timeout))
         self._completed = completed.SerializeToString()
+        self.eager: EagerActivities | None = None
+        """Asks for activities in completions; None = they come by polls alone."""
+        self._given: set[asyncio.Task[None]] = set()
         self._pools = [
             PollerPool[Task](
                 f"workflow tasks of {queue.name}",
@@ -134,9 +142,33 @@ class WorkflowTaskWorker:
         """Begin polling."""
         for pool in self._pools:
             pool.start()
+        enlist(self._raw_service, self._namespace, self._task_queue, self)
+
+    def reserve(self, workflow_type: str) -> bool:
+        """Keep room for the first task of a workflow that this process starts; False if there is none."""
+        known = workflow_type in self._definitions or None in self._definitions
+        return known and self._slots.take_nowait()
+
+    def take(self, task: Task | None) -> None:
+        """Do the task that room was kept for; None gives the room back."""
+        if task is None:
+            self._slots.release()
+            return
+        given = asyncio.get_running_loop().create_task(self._handle_given(task), name="perdure-eager-start")
+        self._given.add(given)
+        given.add_done_callback(self._given.discard)
+
+    async def _handle_given(self, task: Task) -> None:
+        try:
+            following: Task | None = task
+            while following is not None:
+                following = await self._handle(following)
+        finally:
+            self._slots.release()
 
     def stop_polling(self) -> None:
         """Take no more tasks."""
+        dismiss(self._raw_service, self._namespace, self._task_queue, self)
         for pool in self._pools:
             pool.stop_polling()
 
@@ -145,8 +177,12 @@ class WorkflowTaskWorker:
         self.stop_polling()
         for pool in self._pools:
             await pool.wait_stopped(timeout_s)
+        if self._given:
+            await asyncio.wait(self._given, timeout=timeout_s)
         for pool in self._pools:
             await pool.kill()
+        for given in tuple(self._given):
+            given.cancel()
         self.cache.clear()
 
     @property
@@ -191,6 +227,8 @@ class WorkflowTaskWorker:
                 self._log_failure(task, outcome)
                 self.cache.drop(entry)
                 return await self._fail(task, outcome.cause, outcome.failure)
+            if self.eager is not None:
+                return await self._complete_eagerly(self.eager, task, entry, outcome)
             request = self._completion(task, outcome)
             try:
                 response = await self._respond_completed(request)
@@ -304,6 +342,21 @@ class WorkflowTaskWorker:
         if outcome.force_new_task:
             request.force_create_new_workflow_task = True
         return request
+
+    async def _complete_eagerly(
+        self, eager: EagerActivities, task: Task, entry: CachedRun, outcome: TaskCompleted
+    ) -> Task | None:
+        """Complete a task and ask for activities it schedules; the next task of the same run, if the answer has it."""
+        asked = eager.ask(outcome.encoded_commands)
+        activities: Sequence[m.PollActivityTaskQueueResponse] = ()
+        try:
+            request = self._completion(task, outcome)
+            response = await respond(self._respond_completed, request, f"workflow task of {entry.run_id}")
+            if response is not None:
+                activities = response.activity_tasks
+        finally:
+            await eager.settle(asked, activities)
+        return self._after_completion(entry, outcome, response)
 
     def _after_completion(
         self, entry: CachedRun, outcome: TaskCompleted, response: m.RespondWorkflowTaskCompletedResponse | None
