@@ -9,7 +9,16 @@ from datetime import timedelta
 import pytest
 
 from perdure import workflow
-from perdure.client import Client, ServiceError, TaskQueueType, WorkflowExecutionStatus, WorkflowNotFoundError
+from perdure.client import (
+    Client,
+    InvalidRequestError,
+    ResetReapplyExcludeType,
+    ResetType,
+    ServiceError,
+    TaskQueueType,
+    WorkflowExecutionStatus,
+    WorkflowNotFoundError,
+)
 from perdure.common import Priority, SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 from perdure.testing import WorkflowEnvironment
 
@@ -66,6 +75,24 @@ async def test_a_workflow_is_deleted_with_its_history(client: Client) -> None:
         await handle.describe()
     with pytest.raises(WorkflowNotFoundError):
         await client.get_workflow_handle("never").delete()
+
+
+async def test_a_workflow_goes_back_and_does_again_what_followed(client: Client) -> None:
+    handle = await client.start_workflow(sleeps, 1, id="a")
+    assert await handle.result() == "awake"
+    again = await handle.reset(reason="once more")
+    assert again.run_id is not None
+    assert again.run_id != handle.first_execution_run_id
+    assert await again.result() == "awake"
+    from_the_start = await again.reset(ResetType.FIRST_WORKFLOW_TASK, exclude=[ResetReapplyExcludeType.SIGNAL])
+    assert await from_the_start.result() == "awake"
+    described = await client.get_workflow_handle("a", run_id=handle.result_run_id).describe()
+    assert described.reset_run_id == again.run_id
+    with pytest.raises(InvalidRequestError):
+        await handle.reset(9999)
+    never = await client.start_workflow(sleeps, 1, id="b", task_queue="nobody")
+    with pytest.raises(InvalidRequestError, match="no workflow task"):
+        await never.reset()
 
 
 async def test_a_description_tells_what_was_given_at_the_start(client: Client) -> None:
