@@ -1,4 +1,4 @@
-"""Three workflows that use nearly everything, and the stories of what the outside does to them."""
+"""Four workflows that use nearly everything, and the stories of what the outside does to them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from datetime import timedelta
 
 from perdure import activity, workflow
+from perdure.client import WorkflowNotFoundError, WorkflowUpdateFailedError, WorkflowUpdateStage
 from perdure.common import RetryPolicy, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from perdure.exceptions import ActivityError, ApplicationError
 from perdure.workflow import ActivityCancellationType
@@ -182,6 +183,67 @@ async def patience_story(life: Life) -> object:
     return await handle.result()
 
 
-WORKFLOWS = [book_trip, Finish, runner, race, Patience]
+# Updates: rejected, accepted and followed, answered after a timer and an activity, and by a run that ends with them.
+
+
+@workflow.defn
+class Auction:
+    """Takes bids until the hammer falls."""
+
+    def __init__(self) -> None:
+        self.bids: list[str] = []
+        self.highest = 0
+        self.over = False
+
+    @workflow.update
+    async def bid(self, who: str, price: int) -> str:
+        self.highest = price
+        await workflow.sleep(MINUTE_S)
+        lot = await reserve(f"seat of {who}")
+        self.bids.append(f"{who} {price}")
+        return lot
+
+    @bid.validator
+    def check_bid(self, who: str, price: int) -> None:
+        if price <= self.highest:
+            raise ApplicationError(f"{who} must bid more", type="TooLow")
+
+    @workflow.update
+    def fall(self) -> int:
+        self.over = True
+        return self.highest
+
+    @workflow.run
+    async def run(self) -> list[str]:
+        await workflow.wait_condition(lambda: self.over and workflow.all_handlers_finished())
+        return self.bids
+
+
+async def update(life: Life, name: str, *args: object, id: str) -> object:
+    """An update's result, or "refused"; one that comes when all is over was refused in an earlier life."""
+    handle = life.client.get_workflow_handle("auction")
+    try:
+        return await handle.execute_update(name, args=args, id=id)
+    except (WorkflowUpdateFailedError, WorkflowNotFoundError):
+        return "refused"
+
+
+async def auction_story(life: Life) -> object:
+    handle = await life.client.start_workflow(
+        "Auction",
+        id="auction",
+        request_id="start auction",
+        id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+    )
+    told = [await update(life, "bid", "ann", 5, id="first"), await update(life, "bid", "bob", 4, id="low")]
+    told += [await update(life, "bid", who, price, id=who) for price, who in enumerate(("dan", "eve"), 6)]
+    auction = life.client.get_workflow_handle("auction")
+    last = await auction.start_update("bid", args=["cid", 9], id="last", wait_for_stage=WorkflowUpdateStage.ACCEPTED)
+    await life.at(3 * MINUTE_S + 30)
+    told.append(await update(life, "fall", id="fall"))
+    return [*told, await last.result(), await handle.result()]
+
+
+WORKFLOWS = [book_trip, Finish, runner, race, Patience, Auction]
 ACTIVITIES = [reserve, release, run_lap, watch_door]
-STORIES = {"trip": trip_story, "race": race_story, "patience": patience_story}
+STORIES = {"trip": trip_story, "race": race_story, "patience": patience_story, "auction": auction_story}
