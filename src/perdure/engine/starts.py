@@ -86,8 +86,12 @@ async def start_workflow(
         state = existing.run.state
         if request.request_id and state.start_request_id == request.request_id:
             return _answer_with(shard, existing, signal)
+        if state.attached and request.request_id in state.attached:
+            return _answer_with(shard, existing, signal)
         if existing.run.is_open:
             if conflict == _Conflict.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING:
+                if request.HasField("on_conflict_options"):
+                    _attach(shard, existing, request)
                 return _answer_with(shard, existing, signal)
             refusal = None
             if conflict != _Conflict.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING:
@@ -126,6 +130,13 @@ def _answer_with(shard: Shard, slot: Slot, signal: m.SignalWorkflowExecutionRequ
         transition = history.signal(slot.run, signal, limits=shard.limits, with_start=True, now_ms=shard.clock.now_ms())
         shard.apply(slot, transition)
     return Started(slot, False, slot.group)
+
+
+def _attach(shard: Shard, slot: Slot, request: m.StartWorkflowExecutionRequest) -> None:
+    """Leave in an open run what the request that found it asks for."""
+    if request.on_conflict_options.attach_completion_callbacks and request.completion_callbacks:
+        raise _invalid("completion callbacks can't be attached: this server calls nobody back")
+    shard.apply(slot, history.attach(slot.run, request, limits=shard.limits, now_ms=shard.clock.now_ms()))
 
 
 def _reuse_refusal(policy: int, status: int) -> str | None:

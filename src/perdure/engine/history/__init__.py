@@ -38,7 +38,7 @@ from perdure.engine.history.evolve import fold, folded_view, owner_of
 from perdure.engine.history.external import message_delivered
 from perdure.engine.history.holding import activity_left, hold_activity, release_activity
 from perdure.engine.history.lifecycle import request_cancel, signal, start_run, terminate
-from perdure.engine.history.options import options_of, update_options
+from perdure.engine.history.options import attach, options_of, update_options
 from perdure.engine.history.priorities import rank_of
 from perdure.engine.history.resetting import (
     ChildEnd,
@@ -135,6 +135,7 @@ __all__ = [
     "activity_left",
     "activity_options_of",
     "admit_update",
+    "attach",
     "cancel_activity",
     "check_reset",
     "check_update",

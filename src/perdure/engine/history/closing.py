@@ -15,7 +15,7 @@ successor knows the request ids that its predecessors have taken in: a request r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 
 from perdure.api import messages as m
 from perdure.api.durations import duration_ms, set_duration_ms
@@ -72,11 +72,15 @@ def close(
     transition.activities = []
 
 
-def terminate(transition: Transition, reason: str, details: m.Payloads | None, identity: str) -> None:
+def terminate(
+    transition: Transition, reason: str, details: m.Payloads | None, identity: str, links: Sequence[m.Link] = ()
+) -> None:
     """End the run from outside, whatever it is doing."""
     workflow_task.settle_before_close(transition)
     event_id = transition.run.state.next_event_id
-    close(transition, events.workflow_terminated(event_id, transition.now_ms, reason, details, identity))
+    event = events.workflow_terminated(event_id, transition.now_ms, reason, details, identity)
+    event.links.extend(links)
+    close(transition, event)
 
 
 def terminate_for_reset(run: Run, *, reason: str, identity: str, spared: Container[str], now_ms: int) -> Transition:

@@ -114,6 +114,10 @@ def workflow_info(run: Run) -> m.WorkflowExecutionInfo:
     fill_info(info, visibility_row(run))
     info.history_length = run.state.next_event_id - 1
     info.history_size_bytes = run.state.history_bytes
+    if run.state.worker:
+        info.MergeFromString(run.state.worker)
+    if run.state.versioning:
+        info.versioning_info.versioning_override.MergeFromString(run.state.versioning)
     return info
 
 
@@ -143,6 +147,11 @@ def describe(run: Run, now_ms: int) -> m.DescribeWorkflowExecutionResponse:
         request = extended.request_id_infos[state.start_request_id]
         request.event_type = m.EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
         request.event_id = 1
+    for request_id, event_id in (state.attached or {}).items():
+        request = extended.request_id_infos[request_id]
+        request.event_type = m.EventType.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED
+        request.event_id = event_id
+        request.buffered = not event_id
     for item in state.items.values():
         if isinstance(item, ActivityItem):
             _describe_activity(response.pending_activities.add(), run, item, now_ms)

@@ -168,6 +168,27 @@ def apply_options_updated(state: RunState, attributes: m.WorkflowExecutionOption
         state.priority = attributes.priority.SerializeToString()
 
 
+def apply_attached(state: RunState, request_id: str, event_id: int) -> None:
+    if request_id:
+        state.attached = {**(state.attached or {}), request_id: event_id}
+
+
+def worker_info(attributes: m.WorkflowTaskCompletedEventAttributes) -> bytes:
+    """What a Completed event says of its worker, as describe shows it: fields of ``WorkflowExecutionInfo``."""
+    info = m.WorkflowExecutionInfo()
+    if attributes.HasField("worker_version"):
+        info.most_recent_worker_version_stamp.CopyFrom(attributes.worker_version)
+    if attributes.versioning_behavior:
+        versioning = info.versioning_info
+        versioning.behavior = attributes.versioning_behavior
+        if attributes.HasField("deployment_version"):
+            deployment = attributes.deployment_version
+            versioning.deployment_version.CopyFrom(deployment)
+            versioning.version = f"{deployment.deployment_name}.{deployment.build_id}"
+        info.worker_deployment_name = attributes.worker_deployment_name
+    return info.SerializeToString()
+
+
 def merge_payloads(target: MutableMapping[str, m.Payload], upserted: MutableMapping[str, m.Payload]) -> None:
     """Merge maps of payloads; an empty payload removes its key."""
     for key in upserted:
@@ -244,6 +265,7 @@ def _task_scheduled(state: RunState, event_id: int, at_ms: int, attributes: Any)
 
 def _task_completed(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:
     apply_task_completed(state, event_id, attributes.started_event_id)
+    state.worker = worker_info(attributes)
 
 
 def _task_failed(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:
@@ -325,6 +347,7 @@ def _cancel_initiated(state: RunState, event_id: int, at_ms: int, attributes: An
 
 def _options_updated(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:
     apply_options_updated(state, attributes)
+    apply_attached(state, attributes.attached_request_id, event_id)
 
 
 def _memo_modified(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:

@@ -6,6 +6,7 @@ or a cancel that was already taken in, by this run or one before it, answers cha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
@@ -20,6 +21,7 @@ from perdure.engine.history import (
     events,
     evolve,
     frames,
+    options,
     priorities,
     retrying,
     workflow_task,
@@ -84,6 +86,10 @@ def check_start(request: m.StartWorkflowExecutionRequest, limits: Limits) -> Non
             retrying.policy_of(request.retry_policy)
         except ValueError as error:
             raise invalid(str(error)) from None
+    if request.HasField("versioning_override"):
+        options.check_override(request.versioning_override)
+    if request.completion_callbacks:
+        raise invalid("CompletionCallbacks: this server calls nobody back; leave them out and wait for the result")
     refused = priorities.refusal(request.priority)
     if refused is not None:
         raise invalid(refused)
@@ -364,6 +370,7 @@ def terminate(
     reason: str,
     details: m.Payloads | None,
     identity: str,
+    links: Sequence[m.Link] = (),
     limits: Limits = DEFAULT_LIMITS,
     now_ms: int,
 ) -> Transition:
@@ -379,5 +386,5 @@ def terminate(
     if details is not None:
         check_size(details.ByteSize(), limits.blob_bytes, "Details")
     transition = Transition(run, now_ms)
-    closing.terminate(transition, reason, details, identity)
+    closing.terminate(transition, reason, details, identity, links)
     return transition

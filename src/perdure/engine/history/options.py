@@ -16,7 +16,7 @@ from perdure.api import messages as m
 from perdure.engine.history import events, evolve, priorities
 from perdure.engine.history.recording import arrival_id, arrive
 from perdure.engine.history.state import Run, RunState
-from perdure.engine.history.transition import Transition
+from perdure.engine.history.transition import Limits, Transition
 
 _VERSIONING: Final = "versioning_override"
 _PRIORITY: Final = "priority"
@@ -56,6 +56,32 @@ def update_options(
     return transition
 
 
+def attach(run: Run, request: m.StartWorkflowExecutionRequest, *, limits: Limits, now_ms: int) -> Transition:
+    """What a start that found this run leaves in it, as its ``on_conflict_options`` say. changed=False if nothing.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT, too many have been attached.
+    """
+    transition = Transition(run, now_ms)
+    asked = request.on_conflict_options
+    request_id = request.request_id if asked.attach_request_id else ""
+    links = request.links if asked.attach_links else ()
+    attached = run.state.attached or {}
+    if not (request_id or links) or request_id in attached:
+        transition.changed = False
+        return transition
+    if len(attached) >= limits.request_ids_kept:
+        raise _invalid(f"{len(attached)} requests have been attached to the run, the most it may have")
+    attributes = m.WorkflowExecutionOptionsUpdatedEventAttributes(
+        attached_request_id=request_id, identity=request.identity
+    )
+    event = events.options_updated(arrival_id(run), now_ms, attributes)
+    event.links.extend(links)
+    evolve.apply_attached(run.state, request_id, event.event_id)
+    arrive(transition, event)
+    return transition
+
+
 def write_options(
     transition: Transition, before: m.WorkflowExecutionOptions, after: m.WorkflowExecutionOptions, identity: str
 ) -> None:
@@ -87,7 +113,7 @@ def merged(
     for path in mask:
         name, _, field = _snake(path).partition(".")
         if name == _VERSIONING and not field:
-            _check_override(asked.versioning_override if asked.HasField(_VERSIONING) else None)
+            check_override(asked.versioning_override if asked.HasField(_VERSIONING) else None)
             after.ClearField(_VERSIONING)
             if asked.HasField(_VERSIONING):
                 after.versioning_override.CopyFrom(asked.versioning_override)
@@ -106,7 +132,8 @@ def merged(
     return after
 
 
-def _check_override(override: m.VersioningOverride | None) -> None:
+def check_override(override: m.VersioningOverride | None) -> None:
+    """Refuse a versioning override that makes no sense. Raises RpcError INVALID_ARGUMENT, UNIMPLEMENTED."""
     if override is None:
         return
     kind = override.WhichOneof("override")

@@ -37,6 +37,7 @@ _CLOSING_LAST: Final[dict[int, str]] = {
 """Event types that sort last on flush, and where they name the Started event they close."""
 
 _ACTIVITY_STARTED = _T.EVENT_TYPE_ACTIVITY_TASK_STARTED
+_OPTIONS_UPDATED = _T.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED
 _CHILD_STARTED = _T.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED
 
 
@@ -112,6 +113,10 @@ def flush(transition: Transition) -> bool:
             if isinstance(child, ChildItem):
                 child.started_event_id = event_id
                 pending.touch(run, initiated_id)
+        elif event.event_type == _OPTIONS_UPDATED and state.attached:
+            request_id = event.workflow_execution_options_updated_event_attributes.attached_request_id
+            if request_id in state.attached:
+                state.attached[request_id] = event_id
         append(transition, event)
     for event in last:
         events.renumber(event, state.next_event_id)

@@ -18,7 +18,7 @@ from msgspec import Struct
 from perdure.api import messages as m
 from perdure.api.durations import duration_ms
 from perdure.api.wire import content
-from perdure.engine.history import events
+from perdure.engine.history import events, evolve
 
 _MANNERS_KEPT: Final = 1024
 _MANNER_KEPT_BYTES: Final = 1024
@@ -40,10 +40,14 @@ class Manner(Struct, frozen=True):
     has_messages: bool
     event: bytes
     """Fields of ``WorkflowTaskCompletedEventAttributes``."""
+    worker: bytes
+    """What it says of its version, for `RunState.worker`."""
 
 
 def read(request: m.RespondWorkflowTaskCompletedRequest) -> tuple[list[bytes], Manner]:
     """The commands, serialized, and the rest of a request."""
+    if request.resource_id:
+        request.ClearField("resource_id")  # For those who route requests; it differs from run to run.
     data = request.SerializeToString()
     at = content(data, 0)[1] if data.startswith(b"\x0a") else 0
     commands: list[bytes] = []
@@ -68,6 +72,7 @@ def _manner(rest: bytes) -> Manner:
         request.force_create_new_workflow_task,
         bool(request.messages),
         event.workflow_task_completed_event_attributes.SerializeToString(),
+        evolve.worker_info(event.workflow_task_completed_event_attributes),
     )
 
 

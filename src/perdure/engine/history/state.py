@@ -316,6 +316,10 @@ class RunState(Struct, array_like=True):
     run id). Some of them left it no event."""
     original_start_ms: int = 0
     """Of such a run: when the history began; `start_ms` is when the reset was made."""
+    attached: dict[str, int] | None = None
+    """Request ids of starts that found this run and left theirs, and the event that says so; 0 = it is buffered."""
+    worker: bytes = b""
+    """What the worker that completed the last workflow task said of its version: a serialized WorkflowExecutionInfo."""
 
 
 class WorkflowTaskLive(Struct, gc=False):

@@ -81,6 +81,7 @@ class WorkflowTopic(ServiceTopic):
             signal.input.CopyFrom(request.signal_input)
         if request.HasField("header"):
             signal.header.CopyFrom(request.header)
+        signal.links.extend(request.links)
         start = _start_request(request)
         started = await start_workflow(self.shard, self.namespaces.to_start_in(request.namespace), start, signal=signal)
         await self._wait_started(started)
@@ -121,6 +122,7 @@ class WorkflowTopic(ServiceTopic):
             reason=request.reason,
             details=request.details if request.HasField("details") else None,
             identity=request.identity,
+            links=request.links,
         )
         return m.TerminateWorkflowExecutionResponse()
 
