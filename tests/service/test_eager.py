@@ -80,6 +80,7 @@ async def test_a_start_that_finds_another_run_has_no_task(held: Held) -> None:
     assert not repeated.HasField("eager_workflow_task")
 
 
+@pytest.mark.in_process("when a cancelled call reaches a server is not for a test to say")
 async def test_the_first_task_of_a_start_whose_caller_has_gone_is_offered(held: Held) -> None:
     driver, store = held
     store.commits_open.clear()
@@ -131,6 +132,7 @@ async def test_activities_that_do_not_outlive_the_completion_are_not_handed_out(
     await driver.settle()
 
 
+@pytest.mark.in_process("when a cancelled call reaches a server is not for a test to say")
 async def test_what_comes_with_a_completion_whose_caller_has_gone_is_offered(held: Held) -> None:
     driver, store = held
     await driver.start()

@@ -145,6 +145,7 @@ async def test_heartbeats_are_waited_for_afresh_after_a_restart(held: Held) -> N
         assert (await after.event_names()).count("ActivityTaskTimedOut") == 1
 
 
+@pytest.mark.in_process("when a cancelled call reaches a server is not for a test to say")
 async def test_a_poll_that_gives_up_leaves_the_task(held: Held) -> None:
     driver, store = held
     await driver.start()
@@ -167,6 +168,7 @@ async def test_a_poll_that_gives_up_leaves_the_task(held: Held) -> None:
     await driver.settle()
 
 
+@pytest.mark.in_process("when a cancelled call reaches a server is not for a test to say")
 async def test_a_poll_waiting_in_the_queue_gets_what_another_gave_up(held: Held) -> None:
     driver, store = held
     await driver.start()
@@ -197,6 +199,7 @@ async def test_a_start_that_is_lost_is_nobodys(held: Held) -> None:
     await driver.settle()
 
 
+@pytest.mark.in_process("when a cancelled call reaches a server is not for a test to say")
 async def test_a_poll_that_gives_up_when_its_start_is_lost(held: Held) -> None:
     driver, store = held
     await driver.start()
