@@ -408,6 +408,7 @@ async def test_no_news_before_it_is_durable() -> None:
         await driver.settle()
 
 
+@pytest.mark.in_process("over a wire the task itself waits until what it shows is durable")
 async def test_a_rejection_waits_for_what_it_rests_on() -> None:
     store = HeldStore()
     async with Driver(store) as driver:
