@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
+
 from perdure.api import StatusCode
 from perdure.api import messages as m
 from perdure.engine import EngineConfig
