@@ -186,6 +186,9 @@ def task_of(event: m.ActivityTaskScheduledEventAttributes) -> bytes:
     for name in _TOLD:
         if event.HasField(name):
             getattr(task, name).CopyFrom(getattr(event, name))
+    for name in _SPANS:
+        # There also when there is none, as a span of nothing: some workers look inside without asking.
+        getattr(task, name).SetInParent()
     return task.SerializeToString()
 
 
@@ -199,3 +202,4 @@ _TOLD: Final = (
     "priority",
 )
 """Messages that event and task share."""
+_SPANS: Final = ("schedule_to_close_timeout", "start_to_close_timeout", "heartbeat_timeout")
