@@ -559,6 +559,38 @@ def test_handlers_are_set_found_and_removed() -> None:
     assert Scenario(Setter).task() == ["complete [True, True, True, True]"]
 
 
+def test_a_handler_runs_steps_that_outlast_its_task() -> None:
+    @workflow.defn
+    class Steps:
+        def __init__(self) -> None:
+            self.done = False
+
+        @workflow.run
+        async def run(self) -> str:
+            first = await workflow.step(str.upper, "main")
+            await workflow.wait_condition(lambda: self.done)
+            return first
+
+        @workflow.update
+        async def act(self) -> str:
+            found = await workflow.step(str.upper, "abc")
+            found += await workflow.step(str.lower, "DEF")
+            self.done = True
+            return found
+
+    scenario = Scenario(Steps)
+    scenario.update("u1", "act")
+    assert scenario.task(steps=1) == ["message u1/request/accept", "marker perdure.step"]
+    assert scenario.task() == [
+        "marker perdure.step",
+        "marker perdure.step",
+        "message u1/request/complete",
+        "complete 'MAIN'",
+    ]
+    assert result_of(scenario, "u1") == "ABCdef"
+    scenario.check_laws()
+
+
 # The end of the run.
 
 

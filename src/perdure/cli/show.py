@@ -60,6 +60,14 @@ def _cut(text: str) -> str:
     return text if len(text) <= TEXT_LIMIT else text[: TEXT_LIMIT - 1] + "…"
 
 
+def _asked(request: m.Request) -> str:
+    return f"{request.input.name} {_payloads(request.input.args)}"
+
+
+def _outcome(outcome: m.Outcome) -> str:
+    return _failure(outcome.failure) if outcome.HasField("failure") else _payloads(outcome.success)
+
+
 def _span(duration: Any) -> str:
     ms = duration_ms(duration)
     return f"{ms} ms" if ms < 1000 else str(datetime_of_ms(ms) - datetime_of_ms(0))
@@ -70,6 +78,11 @@ DETAILS: tuple[tuple[str, Callable[[Any], str]], ...] = (
     ("activity_type", lambda value: value.name),
     ("signal_name", str),
     ("marker_name", str),
+    ("request", _asked),
+    ("accepted_request", _asked),
+    ("protocol_instance_id", lambda value: f"update {value}"),
+    ("meta", lambda value: f"update {value.update_id}"),
+    ("outcome", _outcome),
     ("timer_id", lambda value: f"timer {value}"),
     ("start_to_fire_timeout", _span),
     ("workflow_execution", lambda value: value.workflow_id),

@@ -45,6 +45,27 @@ def failure() -> m.Failure:
         ),
         (
             m.HistoryEvent(
+                event_type=E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED,
+                workflow_execution_update_accepted_event_attributes=m.WorkflowExecutionUpdateAcceptedEventAttributes(
+                    protocol_instance_id="u1",
+                    accepted_request=m.Request(input=m.Input(name="add", args=payloads("pen"))),
+                ),
+            ),
+            "WorkflowExecutionUpdateAccepted",
+            'add "pen"  update u1',
+        ),
+        (
+            m.HistoryEvent(
+                event_type=E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED,
+                workflow_execution_update_completed_event_attributes=m.WorkflowExecutionUpdateCompletedEventAttributes(
+                    meta=m.Meta(update_id="u1"), outcome=m.Outcome(failure=failure())
+                ),
+            ),
+            "WorkflowExecutionUpdateCompleted",
+            "update u1  Activity task failed ← NoCarrier: no carrier",
+        ),
+        (
+            m.HistoryEvent(
                 event_type=E.EVENT_TYPE_TIMER_STARTED,
                 timer_started_event_attributes=m.TimerStartedEventAttributes(
                     timer_id="1", start_to_fire_timeout={"seconds": 1_209_600}
