@@ -20,7 +20,8 @@ Crash points. Let a transition T belong to group G. The process may die
 5. after the waiters are released, before activities are offered: the run's row says wake 0, so that the next owner
    loads it and offers them.
 6. after activities are offered or handed out: "started" is not written; the next owner hands them out again, same
-   attempt, and a completion of the earlier hand-out is accepted if it arrives first.
+   attempt, and a completion of the earlier hand-out is accepted if it arrives first. A hand-out to another process is
+   a transition of its own, and its task leaves after the commit: from then on the next owner waits for that worker.
 7. before, between or after deliveries of T's messages: they stay in the sender's outbox until the commit that holds
    both the receiver's change and the recorded outcome.
 
