@@ -16,7 +16,9 @@ Cancellation reaches an async activity as `asyncio.CancelledError`. A plain func
 """
 
 from perdure.activity.context import (
+    ActivityCancellationDetails,
     Info,
+    cancellation_details,
     heartbeat,
     heartbeat_details,
     in_activity,
@@ -35,8 +37,10 @@ from perdure.activity.definition import Activity, Executor, defn
 
 __all__ = [
     "Activity",
+    "ActivityCancellationDetails",
     "Executor",
     "Info",
+    "cancellation_details",
     "defn",
     "heartbeat",
     "heartbeat_details",

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import Enum
 from logging import LoggerAdapter, getLogger
 from typing import Any, NoReturn, Protocol
 
@@ -22,9 +23,12 @@ from perdure.replay.ports import PayloadConverter
 
 __all__ = [
     "CURRENT",
+    "ActivityCancellationDetails",
     "ActivityContext",
+    "CancelReason",
     "CompleteAsync",
     "Info",
+    "cancellation_details",
     "heartbeat",
     "heartbeat_details",
     "in_activity",
@@ -76,6 +80,43 @@ class Info:
         return self.workflow_namespace
 
 
+class CancelReason(Enum):
+    """Why a running activity should stop."""
+
+    REQUESTED = "its workflow asked for it"
+    GONE = "nobody waits for it any more: it was timed out, completed elsewhere, or its workflow closed"
+    TIMED_OUT = "its start-to-close timeout passed"
+    SHUTDOWN = "the worker shuts down"
+    PAUSED = "somebody has paused it: it goes on with its next attempt when it is resumed"
+    RESET = "somebody has reset it: it begins again with its first attempt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivityCancellationDetails:
+    """Why the activity should stop; one of these is true."""
+
+    not_found: bool = False
+    cancel_requested: bool = False
+    paused: bool = False
+    reset: bool = False
+    timed_out: bool = False
+    worker_shutdown: bool = False
+
+    @staticmethod
+    def of(reason: CancelReason | None) -> ActivityCancellationDetails | None:
+        """Make it from the reason; None while there is none."""
+        if reason is None:
+            return None
+        return ActivityCancellationDetails(
+            not_found=reason is CancelReason.GONE,
+            cancel_requested=reason is CancelReason.REQUESTED,
+            paused=reason is CancelReason.PAUSED,
+            reset=reason is CancelReason.RESET,
+            timed_out=reason is CancelReason.TIMED_OUT,
+            worker_shutdown=reason is CancelReason.SHUTDOWN,
+        )
+
+
 class ActivityContext(Protocol):
     """What the public functions need of whoever runs the activity."""
 
@@ -88,6 +129,11 @@ class ActivityContext(Protocol):
     @property
     def last_heartbeat(self) -> Sequence[m.Payload]:
         """The details of an earlier attempt's last heartbeat."""
+        ...
+
+    @property
+    def cancellation_details(self) -> ActivityCancellationDetails | None:
+        """Why it should stop; None while it need not."""
         ...
 
     def heartbeat(self, details: Sequence[Any]) -> None:
@@ -169,6 +215,11 @@ def heartbeat_details(*hints: Any) -> list[Any]:
 def is_cancelled() -> bool:
     """Whether the activity should stop: cancelled by its workflow, timed out, or its worker shuts down."""
     return _current().is_cancelled()
+
+
+def cancellation_details() -> ActivityCancellationDetails | None:
+    """Why the activity should stop; None while it need not. The first reason stays."""
+    return _current().cancellation_details
 
 
 async def wait_for_cancelled() -> None:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, overload
 
-from perdure.activity.context import CURRENT, Info
+from perdure.activity.context import CURRENT, ActivityCancellationDetails, Info
 from perdure.activity.definition import Activity
 from perdure.api import messages as m
 from perdure.converter import DataConverter, default
@@ -43,6 +43,9 @@ def _default_info() -> Info:
         started_time=_THEN,
         start_to_close_timeout=timedelta(seconds=1),
     )
+
+
+_REQUESTED = ActivityCancellationDetails(cancel_requested=True)
 
 
 class ActivityEnvironment:
@@ -94,10 +97,10 @@ class ActivityEnvironment:
             CURRENT.reset(token)
             self._running.remove(running)
 
-    def cancel(self) -> None:
-        """Cancel every running activity; on the event loop's thread."""
+    def cancel(self, cancellation_details: ActivityCancellationDetails = _REQUESTED) -> None:
+        """Cancel every running activity, for the reason the details give; on the event loop's thread."""
         for running in tuple(self._running):
-            running.cancel()
+            running.cancel(cancellation_details)
 
     def worker_shutdown(self) -> None:
         """Let the activities believe that their worker shuts down."""
@@ -126,6 +129,7 @@ class _Running:
         self.shutdown = asyncio.Event()
         if env.is_shutdown:
             self.shutdown.set()
+        self.cancellation_details: ActivityCancellationDetails | None = None
         self._cancelled = asyncio.Event()
         self._cancelled_sync = threading.Event()
         self._shields = 0
@@ -136,8 +140,9 @@ class _Running:
         self.converter.to_payloads(details)
         self._env.on_heartbeat(*details)
 
-    def cancel(self) -> None:
+    def cancel(self, details: ActivityCancellationDetails) -> None:
         if not self._cancelled_sync.is_set():
+            self.cancellation_details = details
             self._cancelled_sync.set()
             self._cancelled.set()
             if self.runner is not None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from perdure.activity.context import CURRENT, CompleteAsync
+from perdure.activity.context import CURRENT, CancelReason, CompleteAsync
 from perdure.activity.definition import Activity
 from perdure.api import RpcError, WorkflowService
 from perdure.api import messages as m
@@ -33,7 +33,7 @@ from perdure.exceptions import (
 )
 from perdure.replay.endings import leaves_debugger
 from perdure.worker.deadlines import Deadlines
-from perdure.worker.heartbeats import CancelReason, HeartbeatSender
+from perdure.worker.heartbeats import HeartbeatSender
 from perdure.worker.pollers import PollerPool
 from perdure.worker.processes import ProcessPool, ProcessRun
 from perdure.worker.registry import unknown_activity_message
@@ -61,6 +61,11 @@ _RESULT = sized_tag(m.RespondActivityTaskCompletedRequest, "result")
 _ONE_PAYLOAD = sized_tag(m.Payloads, "payloads")
 
 _HEARTBEAT_SHARE = 0.8
+_STOPPED_BY_PEOPLE = {
+    CancelReason.PAUSED: ("ActivityPause", "the activity stopped because it was paused"),
+    CancelReason.RESET: ("ActivityReset", "the activity stopped because it was reset"),
+}
+"""Type and message of the failure of an attempt that ends so; the types are those of Temporal's SDKs."""
 _LAST_WORDS_S = 2.0
 """How long cancelled activities may take to end when the worker stops."""
 
@@ -310,6 +315,9 @@ class ActivityTaskWorker:
         elif reason is CancelReason.TIMED_OUT:
             error = TimeoutError("activity StartToClose timeout", type=TimeoutType.START_TO_CLOSE)
             await self._fail(task, error, running.unsent_details)
+        elif reason in _STOPPED_BY_PEOPLE:
+            kind, message = _STOPPED_BY_PEOPLE[reason]
+            await self._fail(task, ApplicationError(message, type=kind), running.unsent_details)
         elif reason is CancelReason.SHUTDOWN and self._hand_back and not _is_last_attempt(task):
             await self._fail(
                 task, ApplicationError("the worker was shut down", type="WorkerShutdown"), running.unsent_details

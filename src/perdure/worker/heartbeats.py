@@ -9,23 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from enum import Enum
 
+from perdure.activity.context import CancelReason
 from perdure.api import RpcError, StatusCode, WorkflowService
 from perdure.api import messages as m
 
-__all__ = ["CancelReason", "HeartbeatSender"]
+__all__ = ["HeartbeatSender"]
 
 _logger = logging.getLogger("perdure.worker")
-
-
-class CancelReason(Enum):
-    """Why a running activity should stop."""
-
-    REQUESTED = "its workflow asked for it"
-    GONE = "nobody waits for it any more: it was timed out, completed elsewhere, or its workflow closed"
-    TIMED_OUT = "its start-to-close timeout passed"
-    SHUTDOWN = "the worker shuts down"
 
 
 class HeartbeatSender:
@@ -104,6 +95,10 @@ class HeartbeatSender:
             response = await self._service.record_activity_task_heartbeat(request)
             if response.cancel_requested:
                 self._on_cancel(CancelReason.REQUESTED)
+            elif response.activity_paused:
+                self._on_cancel(CancelReason.PAUSED)
+            elif response.activity_reset:
+                self._on_cancel(CancelReason.RESET)
         except RpcError as error:
             if error.code is StatusCode.NOT_FOUND:
                 self._on_cancel(CancelReason.GONE)

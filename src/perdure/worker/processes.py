@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from functools import reduce
 from typing import Any
 
-from perdure.activity.context import CURRENT, CompleteAsync, Info
+from perdure.activity.context import CURRENT, ActivityCancellationDetails, CancelReason, CompleteAsync, Info
 from perdure.activity.definition import Activity
 from perdure.api import messages as m
 from perdure.converter import DataConverter, decode_arguments, default
@@ -49,6 +49,14 @@ def check_process_activity(activity: Activity[Any, Any], converter: DataConverte
         raise DefinitionError(f"{where} runs in a process, which knows the default data converter only")
 
 
+_REASONS = (None, *CancelReason)
+"""By the flag that stands for each."""
+
+
+def _flag_of(reason: CancelReason | None) -> int:
+    return _REASONS.index(reason)
+
+
 class ProcessRun(RunningActivity):
     """Runs in a process."""
 
@@ -57,7 +65,7 @@ class ProcessRun(RunningActivity):
 
     def _interrupt(self) -> None:
         if self.pool is not None:
-            self.pool.flags[self.slot] = 1
+            self.pool.flags[self.slot] = _flag_of(self.cancel_reason)
 
 
 class ProcessPool:
@@ -108,7 +116,7 @@ class ProcessPool:
         async with self._slots:
             slot = self._free.pop()
             running.slot, running.pool = slot, self
-            self.flags[slot] = 1 if running.is_cancelled() else 0
+            self.flags[slot] = _flag_of(running.cancel_reason)
             self._running[slot] = running
             try:
                 kind, data = await self._submit(running, slot, task_queue)
@@ -178,6 +186,11 @@ class _ChildContext:
             raise CancelledError("activity cancelled")
         encoded = self.converter.to_payloads(details).SerializeToString() if details else None
         _Child.beats.put((self._slot, encoded))
+
+    @property
+    def cancellation_details(self) -> ActivityCancellationDetails | None:
+        flag: int = _Child.flags[self._slot]
+        return ActivityCancellationDetails.of(_REASONS[flag])
 
     def is_cancelled(self) -> bool:
         return bool(_Child.flags[self._slot])

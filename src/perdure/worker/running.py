@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
-from perdure.activity.context import Info
+from perdure.activity.context import ActivityCancellationDetails, CancelReason, Info
 from perdure.activity.definition import Activity
 from perdure.api import messages as m
 from perdure.api.durations import datetime_of_ms, duration_ms, timestamp_ms
 from perdure.common import Priority, RetryPolicy
 from perdure.converter import DataConverter
 from perdure.exceptions import CancelledError
-from perdure.worker.heartbeats import CancelReason, HeartbeatSender
+from perdure.worker.heartbeats import HeartbeatSender
 
 __all__ = [
     "COMPLETES_ASYNC_KEY",
@@ -190,6 +190,11 @@ class RunningActivity:
     def encode(self, details: Sequence[Any]) -> m.Payloads | None:
         """Heartbeat details as payloads."""
         return self.converter.to_payloads(details) if details else None
+
+    @property
+    def cancellation_details(self) -> ActivityCancellationDetails | None:
+        """Why it should stop; None while it need not."""
+        return ActivityCancellationDetails.of(self.cancel_reason)
 
     def is_cancelled(self) -> bool:
         """Whether it should stop."""
