@@ -25,6 +25,7 @@ from perdure.api.rpcs import RPCS, Rpc
 from perdure.engine.service import EngineService
 from perdure.engine.service.table import is_served, refusal
 from perdure.server.access import authorise
+from perdure.server.admission import Admission
 from perdure.server.keys import ApiKey, ApiKeys
 from perdure.server.status import status_of
 
@@ -65,6 +66,7 @@ class Handlers(grpc.GenericRpcHandler):
         """Calls that have come so far."""
         self.in_flight = 0
         """Those that have not been answered yet."""
+        self.admission = Admission()
         self.keys = keys
         self._service = service
         self._others = others or {}
@@ -141,6 +143,9 @@ class _Call:
         try:
             if handlers.stopping:
                 raise RpcError(StatusCode.UNAVAILABLE, "the server is stopping; ask again")
+            if not handlers.admission.enter_nowait():
+                client = context.peer() if self._key is None else self._key.id
+                await handlers.admission.wait(client, len(data))
             if len(data) > PEEKED_BYTES:
                 self._check_large(data)
             try:

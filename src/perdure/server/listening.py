@@ -6,14 +6,26 @@ key or by a certificate (or the caller says that anyone may call).
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 
-__all__ = ["InsecureAddressError", "Tls", "TlsError", "check_reachable", "host_and_port"]
+__all__ = [
+    "InsecureAddressError",
+    "Tls",
+    "TlsError",
+    "can_share",
+    "check_free",
+    "check_reachable",
+    "host_and_port",
+]
+
+_TAKEN = frozenset({errno.EADDRINUSE, errno.EACCES})
 
 
 class InsecureAddressError(Exception):
@@ -114,3 +126,32 @@ def check_reachable(address: str, *, authenticated: bool) -> None:
             f"{address} can be reached from other machines, and anyone who does could call: ask for API keys "
             "(--api-key-file) or client certificates (--tls-ca), or listen at 127.0.0.1"
         )
+
+
+def can_share(address: str) -> bool:
+    """Whether several listeners at this address get connections in turn."""
+    return not address.startswith("unix:") and hasattr(socket, "SO_REUSEPORT")
+
+
+def check_free(address: str) -> None:
+    """Find out whether somebody listens there already.
+
+    Args:
+        address: ``host:port``; any free port is free.
+
+    Raises:
+        OSError: the address is in use, may not be used by this process, or is not known.
+        ValueError: the address has another form.
+    """
+    host, port = host_and_port(address)
+    if not port:
+        return
+    for family, kind, protocol, _, where in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        with socket.socket(family, kind, protocol) as probe:
+            # Connections of a server that has just ended are no obstacle; a listener is.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(where)
+            except OSError as error:
+                if error.errno in _TAKEN:
+                    raise OSError(f"can't listen at {address}: {error.strerror}") from error

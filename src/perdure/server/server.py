@@ -2,6 +2,11 @@
 
 `start` listens and answers; `stop` takes no more calls, answers long polls empty and lets the rest end, which takes as
 long as a commit. The engine belongs to the caller: it is started before the server and stopped after it.
+
+gRPC takes the calls of a listener in one after the other, whoever they are from, so that a thousand calls on one
+connection would go before the first one of another. A server therefore has several listeners at its address
+(`LANES`), among which the kernel spreads connections, and each lane's next call is taken in each turn of the event
+loop; what has been taken in is let in fairly by `perdure.server.admission`.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ from perdure.engine import Engine
 from perdure.server.handlers import Handler, Handlers
 from perdure.server.health import Health
 from perdure.server.keys import ApiKeys
-from perdure.server.listening import Tls, check_reachable
+from perdure.server.listening import Tls, can_share, check_free, check_reachable
 
 __all__ = ["Server"]
 
@@ -28,9 +33,15 @@ QUIET_S = 0.02
 LAST_WORDS_S = 0.5
 """The last answers are on their way so long; streams that are open are cut then."""
 
+LANES = 32
+"""Listeners at one address. Two connections share one with a chance of one in so many."""
+
+PENDING_CALLS = 20_000
+"""Calls that may wait inside gRPC, for each lane. Those beyond are cancelled, and clients do not repeat such calls."""
+
 _OPTIONS = (
-    # Two servers at one address would share its connections without knowing of each other.
-    ("grpc.so_reuseport", 0),
+    ("grpc.server.max_pending_requests", PENDING_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING_CALLS),
     ("grpc.max_receive_message_length", RECEIVED_BYTES),
     ("grpc.max_send_message_length", -1),
     # Clients ping idle connections as often as they like.
@@ -73,7 +84,7 @@ class Server:
         self._keys = keys
         self._others = others or {}
         self._allow_unauthenticated = allow_unauthenticated
-        self._server: grpc.aio.Server | None = None
+        self._lanes: list[grpc.aio.Server] = []
         self._handlers: Handlers | None = None
         self._health: Health | None = None
 
@@ -86,7 +97,7 @@ class Server:
             RpcError: UNAVAILABLE, the engine does not run.
             ValueError: the address has no known form.
         """
-        if self._server is not None:
+        if self._lanes:
             return
         has_mtls = self._tls is not None and self._tls.client_authority is not None
         authenticated = self._keys is not None or has_mtls or self._allow_unauthenticated
@@ -99,22 +110,35 @@ class Server:
             public=frozenset(probes),
             keys=self._keys,
         )
-        server = grpc.aio.server(options=_OPTIONS)
-        server.add_generic_rpc_handlers((handlers,))
-        port = self._listen(server)
-        await server.start()
-        self._server, self._handlers, self._health = server, handlers, health
+        lanes, port = self._listen(handlers)
+        for lane in lanes:
+            await lane.start()
+        self._lanes, self._handlers, self._health = lanes, handlers, health
         if not self.address.startswith("unix:"):
             self.port = port
             self.address = f"{self.address.rpartition(':')[0]}:{port}"
 
-    def _listen(self, server: grpc.aio.Server) -> int:
-        try:
-            if self._tls is None:
-                return server.add_insecure_port(self.address)
-            return server.add_secure_port(self.address, self._tls.credentials())
-        except RuntimeError as error:
-            raise OSError(f"can't listen at {self.address}: another server may be there already") from error
+    def _listen(self, handlers: Handlers) -> tuple[list[grpc.aio.Server], int]:
+        """Listeners that are not started yet, and their port."""
+        is_shared = can_share(self.address)
+        if is_shared:
+            # Listeners that share an address share it with another server, too, if nobody looks.
+            check_free(self.address)
+        address = self.address
+        port = 0
+        lanes: list[grpc.aio.Server] = []
+        credentials = self._tls.credentials() if self._tls is not None else None
+        for _ in range(LANES if is_shared else 1):
+            lane = grpc.aio.server(options=(*_OPTIONS, ("grpc.so_reuseport", int(is_shared))))
+            lane.add_generic_rpc_handlers((handlers,))
+            try:
+                port = lane.add_secure_port(address, credentials) if credentials else lane.add_insecure_port(address)
+            except RuntimeError as error:
+                raise OSError(f"can't listen at {self.address}: another server may be there already") from error
+            if is_shared:
+                address = f"{address.rpartition(':')[0]}:{port}"
+            lanes.append(lane)
+        return lanes, port
 
     def change_keys(self, keys: ApiKeys) -> None:
         """Accept these API keys from now on; calls in flight go on. Only for a server that began with keys."""
@@ -128,15 +152,15 @@ class Server:
         Args:
             grace_s: seconds after which the calls still in flight are cancelled.
         """
-        server, self._server = self._server, None
-        if server is None:
+        lanes, self._lanes = self._lanes, []
+        if not lanes:
             return
         assert self._handlers is not None and self._health is not None, "a started server has both"
         self._handlers.stopping = True
         self._health.stop()
         self.engine.release_polls()
         await _wait_quiet(self._handlers, grace_s)
-        await server.stop(LAST_WORDS_S)
+        await asyncio.gather(*(lane.stop(LAST_WORDS_S) for lane in lanes))
 
     async def __aenter__(self) -> Server:
         await self.start()

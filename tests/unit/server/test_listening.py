@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import trustme
 from perdure.engine import Engine
 from perdure.server import Server
 from perdure.server.listening import InsecureAddressError, Tls, TlsError, check_reachable, host_and_port
+from tests.unit.server.conftest import Wire
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "127.8.9.1:7233", "localhost:1", "[::1]:7233", "unix:perdure.sock"])
@@ -44,8 +46,29 @@ async def test_tls_alone_does_not_tell_who_calls(engine: Engine, tmp_path: Path)
 
 
 async def test_an_address_in_use_is_refused(engine: Engine, server: Server) -> None:
-    with pytest.raises(OSError, match="another server"):
+    with pytest.raises(OSError, match="in use"):
         await Server(engine, address=server.address).start()
+
+
+async def test_an_address_in_use_by_another_program_is_refused(engine: Engine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        with pytest.raises(OSError, match="in use"):
+            await Server(engine, address=f"127.0.0.1:{other.getsockname()[1]}").start()
+
+
+async def test_a_unix_socket(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with Server(engine, address="unix:perdure.sock") as server:
+        wire = Wire(server.address)
+        assert (await wire.call("get_system_info")).server_version
+        await wire.channel.close()
+
+
+async def test_an_address_is_free_as_soon_as_the_server_has_stopped(engine: Engine, server: Server, wire: Wire) -> None:
+    await wire.call("get_system_info")
+    await server.stop()
+    async with Server(engine, address=server.address) as again:
+        assert again.address == server.address
 
 
 async def test_a_server_starts_and_stops_twice(engine: Engine) -> None:
