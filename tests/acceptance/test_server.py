@@ -115,8 +115,11 @@ async def polled(serving: Serving) -> tuple[grpc.aio.Channel, asyncio.Future[byt
     poll.task_queue.name = "queue"
     begun = channel.unary_unary(RPCS["poll_workflow_task_queue"].path)(poll.SerializeToString(), timeout=WAIT_S)
     waiting = asyncio.ensure_future(begun)
-    # Sent on the same connection, this is answered after the poll has begun.
-    await channel.unary_unary(RPCS["get_system_info"].path)(b"")
+    describe = m.DescribeTaskQueueRequest(namespace="default", task_queue_type=m.TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW)
+    describe.task_queue.name = "queue"
+    rpc = RPCS["describe_task_queue"]
+    while not rpc.response.FromString(await channel.unary_unary(rpc.path)(describe.SerializeToString())).pollers:
+        pass
     return channel, waiting
 
 
