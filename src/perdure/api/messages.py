@@ -9,6 +9,7 @@ below says which one is meant, and a tidy test checks that it lists every clash.
 # ruff: noqa: F403
 # pyright: reportWildcardImportFromLibrary=false
 from temporalio.api.activity.v1 import *
+from temporalio.api.batch.v1 import *
 from temporalio.api.command.v1 import *
 from temporalio.api.common.v1 import *
 from temporalio.api.deployment.v1 import *

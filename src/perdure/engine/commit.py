@@ -95,6 +95,16 @@ class Group:
     def __bool__(self) -> bool:
         return bool(self.slots or self.erased or self.namespaces or self.metas)
 
+    @property
+    def settled(self) -> bool:
+        """Its outcome is known."""
+        return self._settled
+
+    @property
+    def lost(self) -> bool:
+        """Its commit failed."""
+        return self._settled and self._error is not None
+
     def durable(self) -> CommitFuture:
         """Await this before anything leaves. Raises the RpcError of a commit that failed."""
         future = self._future

@@ -54,5 +54,7 @@ class EngineConfig:
     """Task queues kept in memory; idle ones are dropped beyond it."""
     quarantine_kept: int = 10_000
     """Damaged runs remembered; beyond it the oldest are read again when asked for."""
+    batch_operations_per_second: float = 1000.0
+    """What one batch operation may do at most."""
     erase_closed: bool = True
     """Erase closed runs when their retention is over. Off, they stay until the setting returns."""

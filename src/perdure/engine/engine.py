@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from perdure.api import EngineStoppedError, RpcError, StatusCode
 from perdure.api import messages as m
+from perdure.engine.batches import Batches
 from perdure.engine.clock import Clock, SystemClock, VirtualClock
 from perdure.engine.config import EngineConfig
 from perdure.engine.handout import HandOut
@@ -76,6 +77,7 @@ class Engine:
         self._tokens: Tokens | None = None
         self._reader: HistoryReader | None = None
         self._hand_out: HandOut | None = None
+        self._batches: Batches | None = None
         self._failure: RpcError | None = None
         self._failed = asyncio.Event()
         self._idle_waiters: list[asyncio.Future[None]] = []
@@ -119,6 +121,8 @@ class Engine:
         try:
             await shard.start()
             await self._first_rows(shard, None if key else fresh_key)
+            self._batches = Batches(shard, self._reader, EngineService(self, in_process=False), self._settled)
+            await self._batches.start()
         except BaseException:
             await self.stop()
             raise
@@ -154,6 +158,8 @@ class Engine:
         self._stopped = True
         self.running = False
         try:
+            if self._batches is not None:
+                await self._batches.stop()
             await shard.stop()
         finally:
             await self._store.close()
@@ -226,6 +232,11 @@ class Engine:
         return self._reader
 
     @property
+    def batches(self) -> Batches:
+        assert self._batches is not None, "a running engine has batch jobs, or none, but knows"
+        return self._batches
+
+    @property
     def hand_out(self) -> HandOut:
         assert self._hand_out is not None, "a running engine hands out tasks"
         return self._hand_out
@@ -241,7 +252,7 @@ class Engine:
         shard = self._shard
         if shard is None or self.stopping:
             return True
-        if shard.busy:
+        if shard.busy or (self._batches is not None and self._batches.busy):
             return False
         if but_held:
             return True

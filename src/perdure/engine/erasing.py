@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from perdure.engine import history
-from perdure.engine.commit import CommitFuture
+from perdure.engine.commit import CommitFuture, Group
 from perdure.engine.history import RunState
 from perdure.engine.slot import Slot
 
@@ -54,19 +54,22 @@ class Erasing:
             self._erase(slot)
         return True
 
+    def delete_nowait(self, slot: Slot, identity: str) -> Group:
+        """Delete a run, terminating it if it is open. When the group is durable, it is so that the run goes."""
+        shard = self._shard
+        if slot.held or slot.run.is_open:
+            self.doomed.add(slot.key)
+            return shard.apply(slot, history.delete_run(slot.run, identity=identity, now_ms=shard.clock.now_ms()))
+        self._erase(slot)
+        return shard.committer.group
+
     async def delete(self, slot: Slot, identity: str) -> None:
-        """Delete a run, terminating it if it is open. Returns when it is durable that the run goes.
+        """The same; returns when that is durable, and as a rule when the run has gone.
 
         Raises:
             RpcError: the commit failed; repeat the call.
         """
-        shard = self._shard
-        if slot.held or slot.run.is_open:
-            marked = shard.apply(slot, history.delete_run(slot.run, identity=identity, now_ms=shard.clock.now_ms()))
-            self.doomed.add(slot.key)
-            await marked.durable()
-        else:
-            self._erase(slot)
+        await self.delete_nowait(slot, identity).durable()
         leaving = self._leaving.get(slot.key)
         if leaving is not None:
             await leaving

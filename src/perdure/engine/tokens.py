@@ -13,6 +13,7 @@ and `scheduled_event_id_of` as unproven hints where to look.
     history page    run key, next event id, last event id of a task's history (0 = all), flags, hand-out number
     list page       start, run key, digest of the filter it belongs to
     names page      the last name shown
+    jobs page       start and number of the last batch job shown
 """
 
 from __future__ import annotations
@@ -43,9 +44,10 @@ _TASK = struct.Struct(">BQQ")
 _ACTIVITY = struct.Struct(">BQQI")
 _HISTORY = struct.Struct(">BQQQBQ")
 _LIST = struct.Struct(">BqQ8s")
+_JOBS = struct.Struct(">BqQ")
 _RUN_KEY = struct.Struct(">xQ")
 _EVENT_ID = struct.Struct(">9xQ")
-_KIND_TASK, _KIND_QUERY, _KIND_ACTIVITY, _KIND_HISTORY, _KIND_REVERSE, _KIND_LIST, _KIND_NAMES = range(1, 8)
+_KIND_TASK, _KIND_QUERY, _KIND_ACTIVITY, _KIND_HISTORY, _KIND_REVERSE, _KIND_LIST, _KIND_NAMES, _KIND_JOBS = range(1, 9)
 
 
 same = hmac.compare_digest
@@ -185,6 +187,17 @@ class Tokens:
             raise _wrong_kind("a list page")
         _, start_ms, run_key, digest = _LIST.unpack(body)
         return ListToken(start_ms, run_key, digest)
+
+    def jobs_page(self, namespace: str, started_at_ms: int, number: int) -> bytes:
+        return self._seal(namespace, _JOBS.pack(_KIND_JOBS, started_at_ms, number))
+
+    def open_jobs_page(self, namespace: str, token: bytes) -> tuple[int, int]:
+        """Open the page token of a list of batch jobs. Raises RpcError INVALID_ARGUMENT."""
+        body = self._open(namespace, token)
+        if len(body) != _JOBS.size or body[0] != _KIND_JOBS:
+            raise _wrong_kind("a page of batch operations")
+        _, started_at_ms, number = _JOBS.unpack(body)
+        return started_at_ms, number
 
     def names_page(self, name: str) -> bytes:
         return self._seal("", bytes([_KIND_NAMES]) + name.encode())

@@ -37,8 +37,8 @@ from perdure.engine.history.encoding import EncodedRun, StateVersionError, decod
 from perdure.engine.history.evolve import fold, folded_view, owner_of
 from perdure.engine.history.external import message_delivered
 from perdure.engine.history.holding import activity_left, hold_activity, release_activity
-from perdure.engine.history.lifecycle import request_cancel, signal, start_run, terminate
-from perdure.engine.history.options import attach, options_of, update_options
+from perdure.engine.history.lifecycle import check_signal, request_cancel, signal, start_run, terminate
+from perdure.engine.history.options import attach, check_options, options_of, update_options
 from perdure.engine.history.priorities import rank_of
 from perdure.engine.history.resetting import (
     ChildEnd,
@@ -137,7 +137,9 @@ __all__ = [
     "admit_update",
     "attach",
     "cancel_activity",
+    "check_options",
     "check_reset",
+    "check_signal",
     "check_update",
     "child_closed",
     "child_lineage",

@@ -100,6 +100,11 @@ def write_options(
     evolve.apply_options_updated(run.state, attributes)
 
 
+def check_options(asked: m.WorkflowExecutionOptions, mask: Sequence[str]) -> None:
+    """Everything that can be wrong with a change whatever holds. Raises RpcError INVALID_ARGUMENT, UNIMPLEMENTED."""
+    merged(m.WorkflowExecutionOptions(), asked, mask)
+
+
 def merged(
     before: m.WorkflowExecutionOptions, asked: m.WorkflowExecutionOptions, mask: Sequence[str]
 ) -> m.WorkflowExecutionOptions:

@@ -201,7 +201,7 @@ def check_reset(request: m.ResetWorkflowExecutionRequest, limits: Limits) -> Non
             lifecycle.check_signal(_signal_of(operation.signal_workflow, request.identity), limits)
         elif kind == "update_workflow_options":
             asked = operation.update_workflow_options
-            options.merged(m.WorkflowExecutionOptions(), asked.workflow_execution_options, asked.update_mask.paths)
+            options.check_options(asked.workflow_execution_options, asked.update_mask.paths)
         else:
             raise lifecycle.invalid("a post-reset operation is either a signal or a change of options")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from perdure.engine.service.activities import ActivityTopic
 from perdure.engine.service.activity_control import ActivityControlTopic
+from perdure.engine.service.batches import BatchTopic
 from perdure.engine.service.histories import HistoryTopic
 from perdure.engine.service.namespaces import NamespaceTopic
 from perdure.engine.service.operations import OperationTopic
@@ -26,6 +27,7 @@ class EngineService(
     NamespaceTopic,
     UpdateWithStartTopic,
     OperationTopic,
+    BatchTopic,
     QueryTopic,
     HistoryTopic,
     VisibilityTopic,
