@@ -201,14 +201,14 @@ class Lease:
 
     Attributes:
         service: its calls.
-        is_remote: it is a server's, which may not be there now.
+        is_remote: another process serves it, or did when it was opened: each call is a round trip.
     """
 
     def __init__(self, running: _Running) -> None:
         self._running: _Running | None = running
         self._source = running.source
         self.service: WorkflowService = running.source.service
-        self.is_remote = running.place.kind == "server"
+        self.is_remote = running.source.engine is None
 
     @property
     def engine(self) -> Engine | None:

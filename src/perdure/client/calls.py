@@ -1,7 +1,9 @@
 """Calls across the seam, tried again while that may help.
 
-Every changing request carries a request id or changes nothing when repeated, so a call whose outcome is unknown is
-simply repeated. The waits grow and are bounded in number; after the last one the error is the caller's.
+This is the one place where calls are repeated, workers' (`perdure.worker.service_calls`) aside, which know better how
+long their tasks are worth it; what carries calls makes each once. Every changing request carries a request id or
+changes nothing when repeated, so a call whose outcome is unknown is simply repeated. The waits grow and are bounded in
+number; after the last one the error is the caller's.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from perdure.api import EngineStoppedError, RpcError, StatusCode
+from perdure.api import messages as m
 from perdure.client.errors import translate
 
-__all__ = ["call"]
+__all__ = ["Backoff", "call"]
 
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response", bound=Message)
@@ -24,7 +27,27 @@ _Response = TypeVar("_Response", bound=Message)
 _RETRYABLE = frozenset({StatusCode.UNAVAILABLE, StatusCode.ABORTED})
 _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 2.0
-_MAX_TRIES = 8
+_MAX_TRIES = 10
+"""Some seven seconds in all: a server that is restarted is back by then."""
+
+
+class Backoff:
+    """Growing waits, with jitter, between repeated calls.
+
+    Args:
+        first_s: the first wait, at most.
+        longest_s: the longest.
+    """
+
+    def __init__(self, first_s: float, longest_s: float) -> None:
+        self._next_s = first_s
+        self._longest_s = longest_s
+
+    async def wait(self) -> None:
+        """Wait before the next try."""
+        wait_s = self._next_s * random.uniform(0.5, 1.0)
+        self._next_s = min(self._next_s * 2, self._longest_s)
+        await asyncio.sleep(wait_s)
 
 
 async def call(
@@ -39,13 +62,21 @@ async def call(
     Raises:
         PerdureError: as `perdure.client.errors.translate` says, its cause the `RpcError`.
     """
-    wait_s = _FIRST_WAIT_S
+    backoff: Backoff | None = None
     for tries in range(1, _MAX_TRIES + 1):
         try:
             return await method(request)
         except RpcError as error:
-            if error.code not in _RETRYABLE or tries == _MAX_TRIES or isinstance(error, EngineStoppedError):
+            if tries == _MAX_TRIES or not _may_help(error):
                 raise translate(error, workflow_id=workflow_id, workflow_type=workflow_type) from error
-        await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
-        wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
+        backoff = backoff or Backoff(_FIRST_WAIT_S, _LONGEST_WAIT_S)
+        await backoff.wait()
     raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _may_help(error: RpcError) -> bool:
+    """Whether the same call may succeed a little later."""
+    if error.code is StatusCode.RESOURCE_EXHAUSTED:
+        # A full disk or a limit stays; that too much is asked at once, which such a detail says, passes.
+        return any(isinstance(detail, m.ResourceExhaustedFailure) and detail.cause for detail in error.details)
+    return error.code in _RETRYABLE and not isinstance(error, EngineStoppedError)

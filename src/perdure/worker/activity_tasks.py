@@ -1,6 +1,6 @@
 """Activity tasks: poll, run, answer.
 
-One poller; each task it gets runs in an asyncio task of its own, in one of a bounded number of slots. The outcome of
+Each task it gets runs in an asyncio task of its own, in one of a bounded number of slots. The outcome of
 the function decides the answer: a result completes it, an exception fails the attempt, a cancellation that was asked
 for is reported as such. An answer the service does not want any more is dropped.
 """
@@ -34,7 +34,7 @@ from perdure.exceptions import (
 from perdure.replay.endings import leaves_debugger
 from perdure.worker.deadlines import Deadlines
 from perdure.worker.heartbeats import HeartbeatSender
-from perdure.worker.pollers import PollerPool
+from perdure.worker.pollers import PollerPool, PollSettings
 from perdure.worker.processes import ProcessPool, ProcessRun
 from perdure.worker.registry import unknown_activity_message
 from perdure.worker.running import (
@@ -86,6 +86,7 @@ class ActivityTaskWorker:
         max_concurrent: most activities at once.
         default_throttle_s: least seconds between heartbeats of activities without a heartbeat timeout.
         max_throttle_s: most seconds between heartbeats.
+        polls: how to poll.
         on_fatal: told of an error after which polling is pointless.
     """
 
@@ -104,6 +105,7 @@ class ActivityTaskWorker:
         max_concurrent: int,
         default_throttle_s: float,
         max_throttle_s: float,
+        polls: PollSettings,
         on_fatal: Callable[[BaseException], None],
     ) -> None:
         self._service = service
@@ -128,13 +130,21 @@ class ActivityTaskWorker:
         self._hand_back = True
         completed = m.RespondActivityTaskCompletedRequest(identity=identity, namespace=namespace)
         self._completed = completed.SerializeToString()
-        self._poll_request = m.PollActivityTaskQueueRequest(
+        poll = m.PollActivityTaskQueueRequest(
             namespace=namespace,
             task_queue=m.TaskQueue(name=task_queue, kind=m.TaskQueueKind.TASK_QUEUE_KIND_NORMAL),
             identity=identity,
+            worker_instance_key=polls.worker_key,
         )
         self._pool = PollerPool[Task](
-            f"activity tasks of {task_queue}", poll=self._poll, handle=self.take, max_pollers=1, on_fatal=on_fatal
+            f"activity tasks of {task_queue}",
+            poll=partial(service.poll_activity_task_queue, poll),
+            handle=self.take,
+            max_pollers=polls.ahead,
+            on_fatal=on_fatal,
+            outage=polls.outage,
+            ahead=polls.ahead,
+            slots=self._slots,
         )
 
     def start(self) -> None:
@@ -142,8 +152,12 @@ class ActivityTaskWorker:
         self._pool.start()
 
     def stop_polling(self) -> None:
-        """Take no more tasks."""
+        """Begin no more polls."""
         self._pool.stop_polling()
+
+    async def wait_polls(self, timeout_s: float) -> None:
+        """Wait, at most for `timeout_s` seconds, until the polls under way have been answered."""
+        await self._pool.wait_polls(timeout_s)
 
     @property
     def running_count(self) -> int:
@@ -158,7 +172,7 @@ class ActivityTaskWorker:
             hand_back: tell the service of cancelled ones, so that it retries them at once. Otherwise nothing is said:
                 an engine that stops too hands them out again when it is back, as the same attempt.
         """
-        self.stop_polling()
+        self._pool.cancel_polls()
         self._hand_back = hand_back
         self._notice.give()
         await self._pool.wait_stopped(None)
@@ -175,18 +189,6 @@ class ActivityTaskWorker:
     async def _wait_executions(self, timeout_s: float) -> None:
         if self._executions:
             await asyncio.wait(tuple(self._executions), timeout=timeout_s)
-
-    async def _poll(self) -> Task:
-        if not self._slots.take_nowait():
-            await self._slots.take()
-        try:
-            task = await self._service.poll_activity_task_queue(self._poll_request)
-        except BaseException:
-            self._slots.release()
-            raise
-        if not task.task_token:
-            self._slots.release()
-        return task
 
     def reserve(self) -> bool:
         """Keep room for an activity that comes without a poll; False if there is none."""

@@ -7,17 +7,16 @@ permission, an engine that has stopped for good) stops the worker.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from google.protobuf.message import Message
 
 from perdure.api import RpcError, StatusCode
+from perdure.client.calls import Backoff
 
-__all__ = ["Backoff", "is_fatal", "respond", "respond_again"]
+__all__ = ["Outage", "is_fatal", "poll_backoff", "respond", "respond_again"]
 
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response", bound=Message)
@@ -46,7 +45,7 @@ _REPEATED = frozenset(
     }
 )
 _FIRST_WAIT_S = 0.02
-_LONGEST_WAIT_S = 5.0
+_LONGEST_WAIT_S = 2.0
 _MAX_RESPONSE_TRIES = 8
 
 
@@ -55,17 +54,35 @@ def is_fatal(error: RpcError) -> bool:
     return error.code in _FATAL
 
 
-class Backoff:
-    """Growing waits, with jitter, between repeated calls."""
+class Outage:
+    """Tells, once each, that the service does not answer and that it answers again. Shared by a worker's pollers.
 
-    def __init__(self) -> None:
-        self._next_s = _FIRST_WAIT_S
+    Args:
+        where: what is polled, for the log.
+    """
 
-    async def wait(self) -> None:
-        """Wait before the next try."""
-        wait_s = self._next_s * random.uniform(0.5, 1.0)
-        self._next_s = min(self._next_s * 2, _LONGEST_WAIT_S)
-        await asyncio.sleep(wait_s)
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._lasts = False
+
+    def begins(self, error: RpcError) -> None:
+        """A poll has failed, and will be repeated."""
+        if not self._lasts:
+            self._lasts = True
+            _logger.warning("%s: the service does not answer; polling goes on until it does: %s", self._where, error)
+        else:
+            _logger.debug("%s: a poll failed and is repeated: %s", self._where, error)
+
+    def ends(self) -> None:
+        """A poll has been answered."""
+        if self._lasts:
+            self._lasts = False
+            _logger.warning("%s: the service answers again", self._where)
+
+
+def poll_backoff() -> Backoff:
+    """The waits between polls that fail."""
+    return Backoff(_FIRST_WAIT_S, _LONGEST_WAIT_S)
 
 
 async def respond(method: Callable[[_Request], Awaitable[_Response]], request: _Request, what: str) -> _Response | None:
@@ -89,7 +106,7 @@ async def respond_again(
     error: RpcError, method: Callable[[_Request], Awaitable[_Response]], request: _Request, what: str
 ) -> _Response | None:
     """As `respond`, after a first call that ended with `error`."""
-    backoff = Backoff()
+    backoff = poll_backoff()
     for _ in range(_MAX_RESPONSE_TRIES):
         if error.code is StatusCode.NOT_FOUND:
             _logger.debug("%s is not wanted any more: %s", what, error.message)

@@ -24,6 +24,7 @@ from perdure.activity.definition import Activity
 from perdure.api import RpcError, WorkflowService
 from perdure.api import messages as m
 from perdure.client import Client
+from perdure.client.calls import call
 from perdure.client.errors import translate
 from perdure.client.options import DEFAULT_TASK_QUEUE
 from perdure.converter import DEFAULT_MAX_PAYLOAD_BYTES, DataConverter, limited
@@ -32,9 +33,11 @@ from perdure.replay.lint import require_clean
 from perdure.replay.ports import NO_GUARD, Guard
 from perdure.worker.activity_tasks import ActivityTaskWorker
 from perdure.worker.eager import EagerActivities
+from perdure.worker.pollers import PollSettings
 from perdure.worker.processes import ProcessPool, check_process_activity
 from perdure.worker.registry import activities_by_name, workflows_by_name
 from perdure.worker.running import RunningActivities
+from perdure.worker.service_calls import Outage
 from perdure.worker.threads import BorrowedThreads, OwnThreads, Threads
 from perdure.worker.workflow_tasks import WorkflowTaskWorker
 
@@ -44,6 +47,12 @@ _logger = logging.getLogger("perdure.worker")
 
 _LAST_WORKFLOW_TASKS_S = 5.0
 """How long workflow tasks that were taken may take to be answered when the worker stops."""
+
+_LAST_POLLS_S = 5.0
+"""How long polls may take to be answered once the service knows that the worker leaves."""
+_GOODBYE_S = 2.0
+_POLLS_AHEAD = 5
+"""Polls of each queue that a busy worker keeps under way where each is a round trip."""
 
 _running_by_service: WeakKeyDictionary[WorkflowService, RunningActivities] = WeakKeyDictionary()
 
@@ -128,7 +137,10 @@ class Worker:
         self.task_queue = task_queue
         self.identity = identity or client.identity
         # Short, since every workflow task's events name it: twelve digits tell the workers of one identity apart.
-        self.sticky_queue = f"{self.identity}-{uuid.uuid4().hex[:12]}"
+        self._worker_key = uuid.uuid4().hex
+        self.sticky_queue = f"{self.identity}-{self._worker_key[:12]}"
+        self._polls_are_answered = False
+        """Whether the service answers this worker's polls when it is told that the worker leaves."""
         self._graceful_s = graceful_shutdown_timeout.total_seconds()
         self._definitions = definitions
         self._activities = by_name
@@ -157,6 +169,11 @@ class Worker:
         client = self.client
         max_workflow_tasks, max_cached_bytes, max_activities = self._limits
         running = _running_by_service.setdefault(client.raw_service, RunningActivities())
+        polls = PollSettings(
+            worker_key=self._worker_key,
+            outage=Outage(f"worker on task queue {self.task_queue}"),
+            ahead=_POLLS_AHEAD if client.is_remote else 1,
+        )
         if self._definitions:
             self._workflow_tasks = WorkflowTaskWorker(
                 client.service,
@@ -172,6 +189,7 @@ class Worker:
                 threads=self._threads,
                 max_concurrent=max_workflow_tasks,
                 max_cached_bytes=max_cached_bytes,
+                polls=polls,
                 on_fatal=self._fail,
                 poke_activities=running.poke,
             )
@@ -191,6 +209,7 @@ class Worker:
                 max_concurrent=max_activities,
                 default_throttle_s=default_throttle.total_seconds(),
                 max_throttle_s=max_throttle.total_seconds(),
+                polls=polls,
                 on_fatal=self._fail,
             )
         if client.is_remote and self._workflow_tasks is not None and self._activity_tasks is not None:
@@ -214,10 +233,11 @@ class Worker:
         self._ending = asyncio.Event()
         request = m.DescribeNamespaceRequest(namespace=self.client.namespace)
         try:
-            described = await self.client.service.describe_namespace(request)
-        except RpcError as error:
+            described = await call(self.client.service.describe_namespace, request)
+        except BaseException:
             self._ending = None
-            raise translate(error) from error
+            raise
+        self._polls_are_answered = described.namespace_info.capabilities.worker_poll_complete_on_shutdown
         max_bytes = described.namespace_info.limits.blob_size_limit_error or DEFAULT_MAX_PAYLOAD_BYTES
         self._parts(limited(self.client.data_converter, max_bytes))
         self._watch = asyncio.get_running_loop().create_task(self._watch_engine(), name="perdure-worker-watch")
@@ -275,9 +295,12 @@ class Worker:
     async def _stop(self, hand_back: bool) -> None:
         if self._watch is not None:
             self._watch.cancel()
-        for part in (self._workflow_tasks, self._activity_tasks):
-            if part is not None:
-                part.stop_polling()
+        parts = [part for part in (self._workflow_tasks, self._activity_tasks) if part is not None]
+        for part in parts:
+            part.stop_polling()
+        # A poll that is given up may have been answered with a task, which would wait for its timeout.
+        if self._polls_are_answered and await self._say_goodbye():
+            await asyncio.gather(*(part.wait_polls(_LAST_POLLS_S) for part in parts))
         if self._activity_tasks is not None:
             await self._activity_tasks.stop(self._graceful_s, hand_back=hand_back)
         if self._workflow_tasks is not None:
@@ -285,20 +308,26 @@ class Worker:
         if self._processes is not None:
             self._processes.stop()
         self._threads.stop()
-        await self._say_goodbye()
+        if not self._polls_are_answered:
+            await self._say_goodbye()
 
-    async def _say_goodbye(self) -> None:
-        """Let the service send this worker's cached runs to others at once."""
+    async def _say_goodbye(self) -> bool:
+        """Let the service send this worker's cached runs to others, and answer its polls; whether it has heard."""
         request = m.ShutdownWorkerRequest(
             namespace=self.client.namespace,
             sticky_task_queue=self.sticky_queue,
             identity=self.identity,
             reason="graceful shutdown",
+            worker_instance_key=self._worker_key,
+            task_queue=self.task_queue,
         )
         try:
-            await self.client.service.shutdown_worker(request)
-        except RpcError as error:
+            async with asyncio.timeout(_GOODBYE_S):
+                await self.client.service.shutdown_worker(request)
+        except (RpcError, TimeoutError) as error:
             _logger.debug("the service did not take the worker's leave: %s", error)
+            return False
+        return True
 
     async def run(self) -> None:
         """Run until `stop` is called or the worker fails; cancelling this call stops it too.

@@ -31,7 +31,7 @@ from perdure.replay.ports import Guard
 from perdure.replay.run import WorkflowRun
 from perdure.worker.cache import CachedRun, RunCache
 from perdure.worker.eager import EagerActivities
-from perdure.worker.pollers import PollerPool
+from perdure.worker.pollers import PollerPool, PollSettings
 from perdure.worker.registry import unknown_workflow_message
 from perdure.worker.service_calls import respond, respond_again
 from perdure.worker.slots import Slots
@@ -69,6 +69,7 @@ class WorkflowTaskWorker:
         threads: for plain functions of steps.
         max_concurrent: most tasks at once, and most pollers of each queue.
         max_cached_bytes: bound of the cache.
+        polls: how to poll.
         on_fatal: told of an error after which polling is pointless.
         poke_activities: told the run id when a run has cancelled activities or closed.
     """
@@ -89,6 +90,7 @@ class WorkflowTaskWorker:
         threads: Threads,
         max_concurrent: int,
         max_cached_bytes: int,
+        polls: PollSettings,
         on_fatal: Callable[[BaseException], None],
         poke_activities: Callable[[str], None],
     ) -> None:
@@ -124,16 +126,20 @@ class WorkflowTaskWorker:
         self._pools = [
             PollerPool[Task](
                 f"workflow tasks of {queue.name}",
-                poll=self._poll_of(queue),
+                poll=self._poll_of(queue, polls.worker_key),
                 handle=self._handle_in_slot,
                 max_pollers=max_concurrent,
                 on_fatal=on_fatal,
+                outage=polls.outage,
+                ahead=polls.ahead,
             )
             for queue in queues
         ]
 
-    def _poll_of(self, queue: m.TaskQueue) -> Callable[[], Awaitable[Task]]:
-        request = m.PollWorkflowTaskQueueRequest(namespace=self._namespace, task_queue=queue, identity=self._identity)
+    def _poll_of(self, queue: m.TaskQueue, worker_key: str) -> Callable[[], Awaitable[Task]]:
+        request = m.PollWorkflowTaskQueueRequest(
+            namespace=self._namespace, task_queue=queue, identity=self._identity, worker_instance_key=worker_key
+        )
 
         # The same request again and again: the receiver may keep it and nobody changes it.
         return partial(self._service.poll_workflow_task_queue, request)
@@ -167,15 +173,20 @@ class WorkflowTaskWorker:
             self._slots.release()
 
     def stop_polling(self) -> None:
-        """Take no more tasks."""
+        """Begin no more polls."""
         dismiss(self._raw_service, self._namespace, self._task_queue, self)
         for pool in self._pools:
             pool.stop_polling()
+
+    async def wait_polls(self, timeout_s: float) -> None:
+        """Wait, at most for `timeout_s` seconds, until the polls under way have been answered."""
+        await asyncio.gather(*(pool.wait_polls(timeout_s) for pool in self._pools))
 
     async def stop(self, timeout_s: float) -> None:
         """Finish the tasks taken, at most for `timeout_s` seconds, and let go of every run."""
         self.stop_polling()
         for pool in self._pools:
+            pool.cancel_polls()
             await pool.wait_stopped(timeout_s)
         if self._given:
             await asyncio.wait(self._given, timeout=timeout_s)

@@ -71,11 +71,21 @@ async def test_what_may_pass_is_repeated() -> None:
     assert len(method.requests) == 3
 
 
+async def test_what_was_too_much_at_once_is_asked_again() -> None:
+    limit = m.ResourceExhaustedFailure(cause=m.ResourceExhaustedCause.RESOURCE_EXHAUSTED_CAUSE_RPS_LIMIT)
+    method = Answers(RpcError(StatusCode.RESOURCE_EXHAUSTED, "slower", limit))
+    await call(method, m.QueryWorkflowRequest())
+    assert len(method.requests) == 2
+    method = Answers(RpcError(StatusCode.RESOURCE_EXHAUSTED, "the disk is full"))
+    with pytest.raises(ResourceExhaustedError):
+        await call(method, m.QueryWorkflowRequest())
+
+
 async def test_the_number_of_tries_is_bounded() -> None:
     method = Answers(*(RpcError(StatusCode.UNAVAILABLE, "x") for _ in range(100)))
     with pytest.raises(ServiceUnavailableError) as caught:
         await call(method, m.QueryWorkflowRequest())
-    assert len(method.requests) == 8
+    assert len(method.requests) == 10
     assert isinstance(caught.value.cause, RpcError)
 
 

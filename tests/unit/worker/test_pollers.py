@@ -10,8 +10,10 @@ import pytest
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
+from perdure.worker import service_calls
 from perdure.worker.pollers import PollerPool
-from perdure.worker.service_calls import respond
+from perdure.worker.service_calls import Outage, respond
+from perdure.worker.slots import Slots
 
 
 @dataclass
@@ -41,9 +43,16 @@ class Queue:
         self.taken.set()
         await self.hold.wait()
 
-    def pool(self, max_pollers: int = 10) -> PollerPool[Work]:
+    def pool(self, max_pollers: int = 10, ahead: int = 1, slots: Slots | None = None) -> PollerPool[Work]:
         return PollerPool[Work](
-            "test", poll=self.poll, handle=self.handle, max_pollers=max_pollers, on_fatal=self.fatal.append
+            "test",
+            poll=self.poll,
+            handle=self.handle,
+            max_pollers=max_pollers,
+            on_fatal=self.fatal.append,
+            outage=Outage("test"),
+            ahead=ahead,
+            slots=slots,
         )
 
 
@@ -101,10 +110,94 @@ async def test_stopping_waits_for_what_was_taken() -> None:
     queue.items.put_nowait(Work(b"1"))
     await settle()
     pool.stop_polling()
+    pool.cancel_polls()
     assert not await pool.wait_stopped(0)
     queue.hold.set()
     assert await pool.wait_stopped(5)
     assert pool.size == 0
+
+
+async def test_a_busy_pool_keeps_several_polls_under_way() -> None:
+    queue = Queue()
+    pool = queue.pool(ahead=4)
+    pool.start()
+    await settle()
+    assert pool.size == 1
+    for number in range(3):
+        queue.items.put_nowait(Work(b"%d" % number))
+        await settle()
+    assert 4 <= pool.size <= 5
+    for _ in range(4):
+        queue.items.put_nowait(Work(b""))
+    await settle()
+    assert pool.size == 1
+    await pool.kill()
+
+
+async def test_no_poll_without_room() -> None:
+    queue = Queue()
+    slots = Slots(2)
+    pool = queue.pool(max_pollers=5, ahead=5, slots=slots)
+    pool.start()
+    for number in range(3):
+        queue.items.put_nowait(Work(b"%d" % number))
+    await settle()
+    assert len(queue.handled) == 2, "each holds its slot until it has been done"
+    slots.release()
+    await settle()
+    assert len(queue.handled) == 3
+    slots.release()
+    queue.items.put_nowait(Work(b""))
+    await settle()
+    pool.stop_polling()
+    pool.cancel_polls()
+    assert await pool.wait_stopped(5)
+    slots.release()
+    assert slots.free == 2, "what found no task gave its slot back"
+
+
+async def test_polls_under_way_are_answered_before_the_end() -> None:
+    queue = Queue()
+    pool = queue.pool()
+    pool.start()
+    await settle()
+    pool.stop_polling()
+    waiting = asyncio.create_task(pool.wait_polls(5))
+    queue.items.put_nowait(Work(b"late"))
+    await waiting
+    assert queue.handled == [Work(b"late")]
+    assert await pool.wait_stopped(5)
+    assert queue.items.empty()
+
+
+async def test_an_outage_is_told_once_and_so_is_its_end(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_calls, "_FIRST_WAIT_S", 0.0)
+    queue = Queue()
+    pool = queue.pool()
+    pool.start()
+    for _ in range(4):
+        queue.items.put_nowait(RpcError(StatusCode.UNAVAILABLE, "gone"))
+    queue.items.put_nowait(Work(b"1"))
+    await queue.taken.wait()
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 2
+    assert "does not answer" in said[0] and "gone" in said[0]
+    assert "answers again" in said[1]
+    await pool.kill()
+
+
+async def test_whoever_waits_for_the_next_try_is_stopped_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_calls, "_FIRST_WAIT_S", 1e6)
+    monkeypatch.setattr(service_calls, "_LONGEST_WAIT_S", 1e6)
+    queue = Queue()
+    pool = queue.pool()
+    pool.start()
+    queue.items.put_nowait(RpcError(StatusCode.UNAVAILABLE, "gone"))
+    await settle()
+    pool.stop_polling()
+    assert await pool.wait_stopped(5)
 
 
 async def test_a_failed_poll_is_repeated_a_fatal_one_reported() -> None:
