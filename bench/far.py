@@ -3,7 +3,7 @@
     ours      our own worker and client, against the server at ADDRESS
     official  Temporal's Python SDK, the same work; without its sandbox, which would only make it slower
 
-Either runs COUNT chains of 10 steps, 50 in flight, after a warm-up, and prints what it measured as JSON. Each warm-up is
+Either runs COUNT chains of 10 steps, 50 in flight, after a warm-up, and prints what it measured as JSON. The warm-up is
 ended by a line on standard output, and the measurement begins when a line comes on standard input: so the server's CPU
 can be read in between.
 """
@@ -26,7 +26,7 @@ from temporalio.worker import Worker as OfficialWorker
 
 import perdure
 from bench.probe import cpu_s, in_flight, percentile
-from bench.work import MINUTE, add, chain
+from bench.work import add, chain
 
 STEPS = 10
 IN_FLIGHT = 50
