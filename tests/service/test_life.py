@@ -20,9 +20,9 @@ from perdure.engine.store.port import (
     StoreError,
     StoreFullError,
     StoreWriteError,
-    VisibilityFilter,
 )
 from perdure.engine.store.sqlite import SqliteStore
+from perdure.engine.visibility.expressions import VisibilityQuery
 from tests.service.support import (
     START_MS,
     STICKY,
@@ -360,9 +360,9 @@ class UnreadableStore(MemoryStore):
         self._fail()
         return await super().read_history(run_key, first_event_id, max_bytes)
 
-    async def count_visibility(self, where: VisibilityFilter) -> int:
+    async def count_visibility(self, query: VisibilityQuery) -> int:
         self._fail()
-        return await super().count_visibility(where)
+        return await super().count_visibility(query)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,20 @@ from perdure.engine.store import (
     ItemRow,
     RunRow,
     Store,
-    VisibilityFilter,
     VisibilityRow,
 )
+from perdure.engine.visibility.attributes import DATETIME, INT, KEYWORD
+from perdure.engine.visibility.expressions import Attribute, Position, Value, VisibilityQuery
 
-EVERYTHING = VisibilityFilter(namespace="default")
+EVERYTHING = VisibilityQuery(namespace="default")
+STATUS = Attribute("ExecutionStatus", KEYWORD)
+WORKFLOW_ID = Attribute("WorkflowId", KEYWORD)
+RUN_ID = Attribute("RunId", KEYWORD)
+WORKFLOW_TYPE = Attribute("WorkflowType", KEYWORD)
+TASK_QUEUE = Attribute("TaskQueue", KEYWORD)
+START_TIME = Attribute("StartTime", DATETIME)
+CLOSE_TIME = Attribute("CloseTime", DATETIME)
+DURATION = Attribute("ExecutionDuration", INT)
 RUNNING, COMPLETED, FAILED = 1, 2, 3
 UNBOUNDED = 1 << 40
 
@@ -74,5 +83,22 @@ async def read_all(store: Store, run_key: int) -> list[HistoryRow]:
     return await store.read_history(run_key, 1, UNBOUNDED)
 
 
-async def list_keys(store: Store, where: VisibilityFilter, after: tuple[int, int] | None = None, limit: int = 100):
-    return [row.run_key for row in await store.list_visibility(where, after, limit)]
+async def listed(store: Store, query: VisibilityQuery, limit: int = 100) -> list[VisibilityRow]:
+    """All that fit, page by page."""
+    rows: list[VisibilityRow] = []
+    after: Position | None = None
+    while True:
+        page = await store.list_visibility(query, after, limit)
+        assert len(page.rows) <= limit
+        rows += page.rows
+        after = page.next
+        if after is None:
+            return rows
+
+
+async def list_keys(store: Store, query: VisibilityQuery, limit: int = 100) -> list[int]:
+    return [row.run_key for row in await listed(store, query, limit)]
+
+
+async def by_status(store: Store, query: VisibilityQuery = EVERYTHING) -> dict[Value, int]:
+    return dict(await store.group_visibility(query, STATUS, 100))

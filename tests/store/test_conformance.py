@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perdure.engine.store import (
+    AttributesRow,
     Batch,
     CurrentRow,
     HistoryRow,
@@ -12,15 +13,22 @@ from perdure.engine.store import (
     LoadedRun,
     Store,
     StoreError,
-    VisibilityFilter,
+    VisibilityPage,
 )
+from perdure.engine.visibility.attributes import INT, KEYWORD, KEYWORD_LIST
+from perdure.engine.visibility.expressions import Attribute, In, VisibilityQuery
 from tests.store.rows import (
     COMPLETED,
     EVERYTHING,
     FAILED,
     RUNNING,
+    STATUS,
     UNBOUNDED,
+    WORKFLOW_ID,
+    WORKFLOW_TYPE,
+    by_status,
     list_keys,
+    listed,
     read_all,
     run_row,
     started,
@@ -38,9 +46,9 @@ async def test_an_empty_store_answers_everything(store: Store) -> None:
     assert await store.read_history(1, 1, 100) == []
     assert await store.read_history_reverse(1, 9, 100) == []
     assert await store.due_runs(UNBOUNDED, None, 10) == []
-    assert await store.list_visibility(EVERYTHING, None, 10) == []
+    assert await store.list_visibility(EVERYTHING, None, 10) == VisibilityPage([], None)
     assert await store.count_visibility(EVERYTHING) == 0
-    assert await store.count_by_status(EVERYTHING) == {}
+    assert await by_status(store) == {}
     assert await store.load_namespaces() == []
     assert await store.load_meta("token_key") is None
 
@@ -56,7 +64,7 @@ async def test_a_started_run_is_found_in_every_way(store: Store) -> None:
     assert await read_all(store, 7) == [HistoryRow(7, 1, b"started 7")]
     assert await store.current_run("default", "workflow-7") == 7
     assert await store.find_run("default", "workflow-7", "run-7") == 7
-    assert await store.list_visibility(EVERYTHING, None, 10) == [visibility_row(7)]
+    assert await listed(store, EVERYTHING) == [visibility_row(7)]
     assert await store.due_runs(0, None, 10) == [(0, 7)]
     assert await store.max_run_key() == 7
 
@@ -76,7 +84,7 @@ async def test_rows_replace_those_of_the_same_key(store: Store) -> None:
     assert await store.load_run(1) == LoadedRun(run_row(1, None, b"newer"), [])
     assert await store.due_runs(UNBOUNDED, None, 10) == []
     assert await store.current_run("default", "workflow-1") == 9
-    assert await store.list_visibility(EVERYTHING, None, 10) == [closed]
+    assert await listed(store, EVERYTHING) == [closed]
     assert await store.load_namespaces() == [("default", b"b")]
     assert await store.load_meta("token_key") == b"b"
 
@@ -118,7 +126,7 @@ async def test_upserts_go_before_deletes(store: Store) -> None:
     batch.run_deletes.append(1)
     await store.commit(batch)
     assert await store.load_run(1) is None
-    assert await store.list_visibility(EVERYTHING, None, 10) == []
+    assert await listed(store, EVERYTHING) == []
 
 
 async def test_an_erased_run_leaves_nothing(store: Store) -> None:
@@ -206,7 +214,7 @@ async def test_names_and_bytes_of_any_kind_survive(store: Store) -> None:
         assert loaded is not None and (loaded.row.run_id, loaded.row.state) == (text, text.encode())
         assert await store.current_run(text, text) == run_key
         assert await store.find_run(text, text, text) == run_key
-        assert await store.list_visibility(VisibilityFilter(namespace=text), None, 10) == [row]
+        assert await listed(store, VisibilityQuery(namespace=text)) == [row]
         assert await store.load_meta(text) == text.encode()
     assert await store.load_namespaces() == sorted((text, text.encode()) for text in AWKWARD)
 
@@ -227,7 +235,7 @@ async def test_large_numbers_and_large_rows_survive(store: Store) -> None:
     )
     assert await store.load_run(run_key) == LoadedRun(run_row(run_key, late_ms, big), [ItemRow(run_key, event_id, big)])
     assert await read_all(store, run_key) == [HistoryRow(run_key, event_id, big)]
-    assert await store.list_visibility(EVERYTHING, None, 10) == [row]
+    assert await listed(store, EVERYTHING) == [row]
     assert await store.max_run_key() == run_key
 
 
@@ -267,80 +275,79 @@ async def visibility_of_many(store: Store) -> None:
     )
 
 
-FILTERS = [
-    EVERYTHING,
-    VisibilityFilter(namespace="other"),
-    VisibilityFilter(namespace="absent"),
-    VisibilityFilter(namespace="default", workflow_id="workflow-2"),
-    VisibilityFilter(namespace="default", run_id="run-7"),
-    VisibilityFilter(namespace="default", workflow_id="workflow-2", run_id="run-7"),
-    VisibilityFilter(namespace="default", workflow_type="Refund"),
-    VisibilityFilter(namespace="default", statuses=()),
-    VisibilityFilter(namespace="default", statuses=(COMPLETED,)),
-    VisibilityFilter(namespace="default", statuses=(FAILED, RUNNING, FAILED)),
-    VisibilityFilter(namespace="default", statuses=(FAILED, RUNNING), workflow_type="Order"),
-    VisibilityFilter(namespace="default", start_from_ms=1_001, start_to_ms=1_002),
-    VisibilityFilter(namespace="default", close_from_ms=2_001),
-    VisibilityFilter(namespace="default", close_to_ms=2_001, workflow_type="Order"),
-    VisibilityFilter(namespace="default", close_from_ms=2_002, close_to_ms=2_003, statuses=(COMPLETED, FAILED)),
-    VisibilityFilter(namespace="default", workflow_id="workflow-1", statuses=(COMPLETED,), start_from_ms=1_002),
-]
+OTHER = VisibilityQuery(namespace="other")
+ABSENT = VisibilityQuery(namespace="absent")
 
 
-def expected_keys(where: VisibilityFilter) -> list[int]:
-    """The answer for `visibility_of_many`, worked out from how it made its rows."""
-    found: list[tuple[int, int]] = []
-    for run_key in range(1, 25):
-        start_ms, close_ms = 1_000 + run_key % 4, None if run_key % 3 == 0 else 2_000 + run_key % 4
-        conditions = (
-            where.namespace == ("other" if run_key % 8 == 0 else "default"),
-            where.workflow_id is None or where.workflow_id == f"workflow-{run_key % 5}",
-            where.run_id is None or where.run_id == f"run-{run_key}",
-            where.workflow_type is None or where.workflow_type == ("Order", "Refund")[run_key % 2],
-            where.statuses is None or (RUNNING, COMPLETED, FAILED)[run_key % 3] in where.statuses,
-            where.start_from_ms is None or start_ms >= where.start_from_ms,
-            where.start_to_ms is None or start_ms <= where.start_to_ms,
-            where.close_from_ms is None or (close_ms is not None and close_ms >= where.close_from_ms),
-            where.close_to_ms is None or (close_ms is not None and close_ms <= where.close_to_ms),
-        )
-        if all(conditions):
-            found.append((start_ms, run_key))
-    return [run_key for _, run_key in sorted(found, reverse=True)]
-
-
-@pytest.mark.parametrize("where", FILTERS, ids=lambda where: ",".join(_given(where)))
-async def test_lists_and_counts_agree_with_the_filter(store: Store, where: VisibilityFilter) -> None:
+@pytest.mark.parametrize("limit", [1, 3, 100])
+async def test_a_list_begins_with_open_runs_and_goes_on_with_the_last_closed(store: Store, limit: int) -> None:
     await visibility_of_many(store)
-    expected = expected_keys(where)
-    assert await list_keys(store, where) == expected
-    assert await store.count_visibility(where) == len(expected)
-    by_status: dict[int, int] = {}
-    for run_key in expected:
-        status = (RUNNING, COMPLETED, FAILED)[run_key % 3]
-        by_status[status] = by_status.get(status, 0) + 1
-    assert await store.count_by_status(where) == by_status
-    for limit in (1, 3):
-        pages: list[int] = []
-        after: tuple[int, int] | None = None
-        while page := await store.list_visibility(where, after, limit):
-            assert len(page) <= limit
-            pages += [row.run_key for row in page]
-            after = page[-1].start_ms, page[-1].run_key
-        assert pages == expected
+    open_runs = [run_key for run_key in range(24, 0, -1) if run_key % 3 == 0 and run_key % 8]
+    closed = [run_key for run_key in range(24, 0, -1) if run_key % 3 and run_key % 8]
+    closed.sort(key=lambda run_key: run_key % 4, reverse=True)
+    assert await list_keys(store, EVERYTHING, limit) == open_runs + closed
+    assert await list_keys(store, OTHER, limit) == [24, 16, 8]
+    assert await list_keys(store, ABSENT, limit) == []
 
 
-def _given(where: VisibilityFilter) -> list[str]:
-    names = ("workflow_id", "run_id", "workflow_type", "statuses", "start_from_ms", "close_from_ms", "close_to_ms")
-    return [name for name in names if getattr(where, name) is not None] or [where.namespace]
-
-
-async def test_filters_see_the_newest_row(store: Store) -> None:
-    running = VisibilityFilter(namespace="default", statuses=(RUNNING,))
+async def test_counters_follow_what_is_written(store: Store) -> None:
+    running = VisibilityQuery(namespace="default", where=In(STATUS, (RUNNING,)))
+    orders = VisibilityQuery(namespace="default", where=In(WORKFLOW_TYPE, ("Order",)))
     await store.commit(started(1))
-    assert await list_keys(store, running) == [1]
+    await store.commit(started(2))
+    assert await list_keys(store, running) == [2, 1]
+    assert await store.count_visibility(running) == 2
     await store.commit(Batch(visibility=[visibility_row(1, status=FAILED, close_ms=9)]))
-    assert await list_keys(store, running) == []
-    assert await store.count_by_status(EVERYTHING) == {FAILED: 1}
+    await store.commit(Batch(visibility=[visibility_row(1, status=FAILED, close_ms=9)]))
+    assert await list_keys(store, running) == [2]
+    assert await store.count_visibility(running) == 1
+    assert await by_status(store) == {RUNNING: 1, FAILED: 1}
+    assert await store.count_visibility(orders) == 2
+    await store.commit(Batch(run_deletes=[1]))
+    assert await by_status(store) == {RUNNING: 1}
+    assert await store.count_visibility(EVERYTHING) == 1
+    assert await store.count_visibility(OTHER) == 0
+
+
+async def test_groups_are_in_order_and_bounded(store: Store) -> None:
+    await visibility_of_many(store)
+    queues = await store.group_visibility(EVERYTHING, WORKFLOW_ID, 3)
+    assert queues == [("workflow-0", 4), ("workflow-1", 4), ("workflow-2", 5)]
+    types = await store.group_visibility(EVERYTHING, WORKFLOW_TYPE, 10)
+    assert types == [("Order", 9), ("Refund", 12)]
+
+
+async def test_attributes_are_replaced_as_a_whole_and_go_with_their_run(store: Store) -> None:
+    colour, sizes = Attribute("Colour", KEYWORD), Attribute("Sizes", KEYWORD_LIST)
+    red = VisibilityQuery(namespace="default", where=In(colour, ("red",)))
+    large = VisibilityQuery(namespace="default", where=In(sizes, ("l", "xl")))
+    batch = started(1)
+    values = (("Colour", KEYWORD, "red"), ("Sizes", KEYWORD_LIST, "l"), ("Sizes", KEYWORD_LIST, "xl"))
+    batch.attributes.append(AttributesRow(1, "default", values))
+    await store.commit(batch)
+    await store.commit(started(2))
+    assert await list_keys(store, red) == await list_keys(store, large) == [1]
+    assert await store.count_visibility(large) == 1
+    assert await store.group_visibility(EVERYTHING, sizes, 9) == [("l", 1), ("xl", 1)]
+    await store.commit(Batch(attributes=[AttributesRow(1, "default", (("Colour", KEYWORD, "blue"),))]))
+    assert await list_keys(store, red) == await list_keys(store, large) == []
+    assert await store.group_visibility(EVERYTHING, colour, 9) == [("blue", 1)]
+    await store.commit(Batch(run_deletes=[1]))
+    assert await store.group_visibility(EVERYTHING, colour, 9) == []
+
+
+async def test_attributes_of_any_kind_survive(store: Store) -> None:
+    for run_key, text in enumerate(AWKWARD, start=1):
+        number = (-(1 << 63), -1, 0, 1, 2**53 + 1, (1 << 63) - 1, 7)[run_key - 1]
+        batch = Batch(visibility=[visibility_row(run_key, namespace=text)])
+        name = text or "empty"
+        batch.attributes.append(AttributesRow(run_key, text, ((name, KEYWORD, text), (name, INT, number))))
+        await store.commit(batch)
+        for kind, value in ((KEYWORD, text), (INT, number)):
+            attribute = Attribute(name, kind)
+            query = VisibilityQuery(namespace=text, where=In(attribute, (value,)))
+            assert await list_keys(store, query) == [run_key]
+            assert await store.group_visibility(VisibilityQuery(namespace=text), attribute, 9) == [(value, 1)]
 
 
 async def test_the_epoch_of_a_claim_is_no_meta(store: Store) -> None:

@@ -19,10 +19,11 @@ from perdure.engine.store import (
     RunRow,
     Store,
     StoreError,
-    VisibilityFilter,
-    VisibilityRow,
 )
 from perdure.engine.store.sqlite import SqliteStore
+from perdure.engine.visibility.expressions import VisibilityQuery
+from tests.store import queries
+from tests.store.rows import by_status, listed
 
 # Few of each, so that rows meet.
 keys = st.integers(1, 6)
@@ -34,14 +35,6 @@ texts = st.sampled_from(["w", "v", "ü\x00", ""])
 data = st.binary(max_size=20)
 
 
-def visibility_of(run_key: int, namespace: str, workflow_id: str, rest: tuple[int, int, int | None]) -> VisibilityRow:
-    """A run keeps its run id; all else may change."""
-    status, start_ms, close_ms = rest
-    return VisibilityRow(
-        run_key, namespace, workflow_id, f"r{run_key}", "TU"[run_key % 2], "q", status, start_ms, 0, close_ms, 0, 0, b""
-    )
-
-
 batches = st.builds(
     Batch,
     histories=st.lists(st.builds(HistoryRow, keys, event_ids, data), max_size=4),
@@ -49,26 +42,11 @@ batches = st.builds(
     items=st.lists(st.builds(ItemRow, keys, event_ids, data), max_size=4),
     item_deletes=st.lists(st.tuples(keys, event_ids), max_size=4),
     currents=st.lists(st.builds(CurrentRow, names, texts, keys), max_size=4),
-    visibility=st.lists(
-        st.builds(visibility_of, keys, names, texts, st.tuples(st.integers(1, 3), instants, optional_instants)),
-        max_size=4,
-    ),
+    visibility=st.lists(queries.runs, max_size=4),
+    attributes=queries.attributes,
     namespaces=st.lists(st.tuples(names, data), max_size=2),
     metas=st.lists(st.tuples(names, data), max_size=2),
     run_deletes=st.lists(keys, max_size=2),
-)
-statuses = st.none() | st.lists(st.integers(1, 3), max_size=3).map(tuple)
-filters = st.builds(
-    VisibilityFilter,
-    namespace=names,
-    workflow_id=st.none() | texts,
-    run_id=st.none() | keys.map(lambda run_key: f"r{run_key}"),
-    workflow_type=st.none() | st.sampled_from("TU"),
-    statuses=statuses,
-    start_from_ms=optional_instants,
-    start_to_ms=optional_instants,
-    close_from_ms=optional_instants,
-    close_to_ms=optional_instants,
 )
 REOPEN = "reopen"
 pairs = st.none() | st.tuples(instants, keys)
@@ -91,15 +69,14 @@ async def answers(store: Store) -> Iterator[object]:
 
 
 async def selections(
-    store: Store, where: VisibilityFilter, after: tuple[int, int] | None, until_ms: int, limit: int
+    store: Store, query: VisibilityQuery, after: tuple[int, int] | None, until_ms: int, limit: int
 ) -> list[object]:
     """What a store says to everything that can be asked by range."""
     return [
         await store.due_runs(until_ms, after, limit),
-        await store.list_visibility(where, after, limit),
-        await store.list_visibility(where, None, 100),
-        await store.count_visibility(where),
-        await store.count_by_status(where),
+        await listed(store, query, limit),
+        await store.count_visibility(query),
+        await by_status(store, query),
     ]
 
 
@@ -114,14 +91,14 @@ async def outcome(store: Store, batch: Batch) -> bool:
 
 @given(
     steps=st.lists(batches | st.just(REOPEN), min_size=1, max_size=8),
-    where=st.lists(filters, min_size=1, max_size=4),
+    asked=st.lists(queries.queries, min_size=1, max_size=4),
     after=pairs,
     until_ms=instants,
     limit=st.integers(1, 4),
 )
 def test_stores_answer_alike(
     steps: list[Batch | str],
-    where: list[VisibilityFilter],
+    asked: list[VisibilityQuery],
     after: tuple[int, int] | None,
     until_ms: int,
     limit: int,
@@ -139,9 +116,9 @@ def test_stores_answer_alike(
                 await memory.open()
                 await sqlite.open()
         assert list(await answers(memory)) == list(await answers(sqlite))
-        for one in where:
-            expected = await selections(memory, one, after, until_ms, limit)
-            assert await selections(sqlite, one, after, until_ms, limit) == expected
+        for query in asked:
+            expected = await selections(memory, query, after, until_ms, limit)
+            assert await selections(sqlite, query, after, until_ms, limit) == expected
         await sqlite.close()
 
     with tempfile.TemporaryDirectory() as directory:

@@ -190,7 +190,7 @@ async def test_a_checkpoint_without_space_is_made_up_for(
     refused = 0
 
     def fill(operation: int) -> None:
-        disk.full = operation % 50 < 25
+        disk.full = operation % 120 < 60
 
     disk.on_operation = fill
     for _ in range(300):

@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import apsw
@@ -25,7 +24,6 @@ from perdure.engine.store import (
     StoreLockedError,
     StoreMissingError,
     StoreNewerError,
-    VisibilityFilter,
 )
 from perdure.engine.store.sqlite import SqliteStore, connection, statements, writer
 from tests.store.rows import EVERYTHING, read_all, run_row, started, visibility_row
@@ -373,40 +371,3 @@ async def test_an_open_given_up_holds_nothing(path: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await opening
     await (await opened(path)).close()
-
-
-ANY = VisibilityFilter(namespace="default")
-SORTED = "USE TEMP B-TREE"
-
-
-@pytest.mark.parametrize(
-    ("where", "index"),
-    [
-        (ANY, "visibility_by_start"),
-        (replace(ANY, start_from_ms=1, start_to_ms=2), "visibility_by_start"),
-        (replace(ANY, statuses=(1,)), "visibility_by_status"),
-        (replace(ANY, statuses=(1, 2, 3), workflow_type="Order", start_to_ms=2), "visibility_by_status"),
-        (replace(ANY, workflow_type="Order"), "visibility_by_type"),
-    ],
-    ids=["all", "start", "status", "statuses", "type"],
-)
-async def test_lists_read_in_page_order_from_an_index(path: Path, where: VisibilityFilter, index: str) -> None:
-    """No sorting: a page costs what a page has, however many runs there are."""
-    store = await opened(path)
-    assert store._visibility is not None
-    scanner = store._visibility._connection
-    seen: list[str] = []
-
-    def explain(cursor: apsw.Cursor, statement: str, bindings: dict[str, object]) -> bool:
-        plan = apsw.Connection(str(path)).execute(f"EXPLAIN QUERY PLAN {statement}", bindings)
-        seen.extend(row[3] for row in plan)
-        return True
-
-    scanner.exec_trace = explain
-    for after in (None, (5, 5)):
-        await store.list_visibility(where, after, 10)
-    scanner.exec_trace = None
-    await store.close()
-    plans = [line for line in seen if "visibility" in line]
-    assert plans and all(f"USING INDEX {index}" in line for line in plans)
-    assert not [line for line in seen if SORTED in line]

@@ -26,7 +26,8 @@ from perdure.client import Client, WorkflowHistory
 from perdure.engine import Engine, EngineConfig
 from perdure.engine.ids import SeededIds
 from perdure.engine.store.memory import CommitHook, MemoryState, MemoryStore
-from perdure.engine.store.port import Batch, Store, StoreWriteError, VisibilityFilter
+from perdure.engine.store.port import Batch, Store, StoreWriteError
+from perdure.engine.visibility.expressions import VisibilityQuery
 from perdure.worker import Worker
 
 __all__ = [
@@ -294,9 +295,9 @@ class Life:
 
     async def histories(self) -> dict[str, list[WorkflowHistory]]:
         """Every run's history, by workflow id, oldest run first."""
-        rows = await self.engine.shard.store.list_visibility(VisibilityFilter(namespace="default"), None, 1000)
+        page = await self.engine.shard.store.list_visibility(VisibilityQuery(namespace="default"), None, 1000)
         found: dict[str, list[WorkflowHistory]] = {}
-        for row in sorted(rows, key=lambda row: row.run_key):
+        for row in sorted(page.rows, key=lambda row: row.run_key):
             handle = self.client.get_workflow_handle(row.workflow_id, run_id=row.run_id)
             found.setdefault(row.workflow_id, []).append(await handle.fetch_history())
         return found

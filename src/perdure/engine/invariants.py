@@ -18,7 +18,8 @@ from perdure.engine import history
 from perdure.engine.history import ActivityItem, ChildItem, MessageKind, Run
 from perdure.engine.matching.queue import ActivityTask, WorkflowTask
 from perdure.engine.slot import NEVER_MS, Slot
-from perdure.engine.store.port import Store, VisibilityFilter
+from perdure.engine.store.port import Store
+from perdure.engine.visibility.expressions import Position, VisibilityQuery
 
 if TYPE_CHECKING:
     from perdure.engine.shard import Shard
@@ -33,14 +34,20 @@ async def scan_store(store: Store, namespaces: list[str]) -> list[str]:
     """Findings about the durable state, one line each."""
     findings: list[str] = []
     for namespace in namespaces:
-        after: tuple[int, int] | None = None
+        query = VisibilityQuery(namespace=namespace)
+        found = 0
+        after: Position | None = None
         while True:
-            rows = await store.list_visibility(VisibilityFilter(namespace=namespace), after, _PAGE)
-            for row in rows:
+            page = await store.list_visibility(query, after, _PAGE)
+            found += len(page.rows)
+            for row in page.rows:
                 findings += await _scan_run(store, row.run_key)
-            if len(rows) < _PAGE:
+            after = page.next
+            if after is None:
                 break
-            after = (rows[-1].start_ms, rows[-1].run_key)
+        counted = await store.count_visibility(query)
+        if counted != found:
+            findings.append(f"namespace {namespace} is said to have {counted} runs, and {found} are listed")
     return findings
 
 

@@ -32,7 +32,16 @@ from perdure.engine.outbox import Outbox
 from perdure.engine.recovery import Recovery
 from perdure.engine.rows import ROW_EVENTS, history_rows
 from perdure.engine.slot import NEVER_MS, Slot
-from perdure.engine.store.port import Batch, CurrentRow, HistoryRow, ItemRow, RunRow, Store, VisibilityRow
+from perdure.engine.store.port import (
+    AttributesRow,
+    Batch,
+    CurrentRow,
+    HistoryRow,
+    ItemRow,
+    RunRow,
+    Store,
+    VisibilityRow,
+)
 from perdure.engine.timers import Timers
 from perdure.engine.updates import Updates
 from perdure.engine.waiting import Waiters
@@ -210,6 +219,8 @@ class Shard:
             slot.pending += transition.frames
             if transition.visibility:
                 slot.visibility = True
+                if transition.attributes:
+                    slot.attributes = True
             if transition.closed:
                 self._retain(slot)
             if transition.activities:
@@ -501,6 +512,7 @@ class Shard:
             slot.row_event_id += len(frames)
             slot.writing = frames
             slot.pending = []
+        state.state_transitions += 1
         encoded = history.encode(run)
         if run.is_open:
             due_ms = history.next_deadline_ms(run)
@@ -522,9 +534,13 @@ class Shard:
             slot.fresh = False
             if self.cache.current.get((state.namespace, state.workflow_id)) == key:
                 batch.currents.append(CurrentRow(state.namespace, state.workflow_id, key))
+            slot.attributes = history.has_attributes(run)
         if slot.visibility:
             slot.visibility = False
             batch.visibility.append(VisibilityRow(*history.visibility_row(run)))
+            if slot.attributes:
+                slot.attributes = False
+                batch.attributes.append(AttributesRow(key, state.namespace, history.attribute_values(run)))
         slot.measure(len(encoded.state))
 
     def release_group(self, group: Group) -> None:

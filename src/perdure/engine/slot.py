@@ -40,6 +40,7 @@ class Slot:
 
     __slots__ = (
         "activity_head",
+        "attributes",
         "due_ms",
         "durable_event_id",
         "fresh",
@@ -77,6 +78,8 @@ class Slot:
         """Frames of the accumulating group."""
         self.visibility = False
         """Its visibility row is due."""
+        self.attributes = False
+        """With it, its search attributes are."""
         self.group: Group | None = None
         """The latest group with changes of it that is not durable yet."""
         self.groups = 0

@@ -11,7 +11,7 @@ and `scheduled_event_id_of` as unproven hints where to look.
     query task      run key, query number
     activity task   run key, scheduled event id, attempt (both durable, so it survives a restart)
     history page    run key, next event id, last event id of a task's history (0 = all), flags, hand-out number
-    list page       start, run key, digest of the filter it belongs to
+    list page       place in the list's order, digest of the filter it belongs to
     names page      the last name shown
     jobs page       start and number of the last batch job shown
 """
@@ -23,7 +23,7 @@ import struct
 from hashlib import blake2b
 from typing import NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, msgpack
 
 from perdure.api import RpcError, StatusCode
 
@@ -43,8 +43,9 @@ _NAMESPACES_KEPT = 1024
 _TASK = struct.Struct(">BQQ")
 _ACTIVITY = struct.Struct(">BQQI")
 _HISTORY = struct.Struct(">BQQQBQ")
-_LIST = struct.Struct(">BqQ8s")
 _JOBS = struct.Struct(">BqQ")
+_LIST = struct.Struct(">B8s")
+_places = msgpack.Decoder(tuple[int | str | None, ...])
 _RUN_KEY = struct.Struct(">xQ")
 _EVENT_ID = struct.Struct(">9xQ")
 _KIND_TASK, _KIND_QUERY, _KIND_ACTIVITY, _KIND_HISTORY, _KIND_REVERSE, _KIND_LIST, _KIND_NAMES, _KIND_JOBS = range(1, 9)
@@ -96,10 +97,10 @@ class HistoryToken(NamedTuple):
 
 
 class ListToken(NamedTuple):
-    """Where the next page of a list begins: after this row."""
+    """Where the next page of a list begins."""
 
-    start_ms: int
-    run_key: int
+    place: tuple[int | str | None, ...]
+    """Of the last row shown, in the list's order."""
     filter_digest: bytes
 
 
@@ -178,15 +179,16 @@ class Tokens:
         return HistoryToken(run_key, event_id, last_event_id, bool(waits), handout)
 
     def list_page(self, namespace: str, token: ListToken) -> bytes:
-        return self._seal(namespace, _LIST.pack(_KIND_LIST, token.start_ms, token.run_key, token.filter_digest))
+        body = _LIST.pack(_KIND_LIST, token.filter_digest) + msgpack.encode(token.place)
+        return self._seal(namespace, body)
 
     def open_list_page(self, namespace: str, token: bytes) -> ListToken:
         """Open the page token of a list. Raises RpcError INVALID_ARGUMENT."""
         body = self._open(namespace, token)
-        if len(body) != _LIST.size or body[0] != _KIND_LIST:
+        if len(body) <= _LIST.size or body[0] != _KIND_LIST:
             raise _wrong_kind("a list page")
-        _, start_ms, run_key, digest = _LIST.unpack(body)
-        return ListToken(start_ms, run_key, digest)
+        _, digest = _LIST.unpack_from(body)
+        return ListToken(_places.decode(body[_LIST.size :]), digest)
 
     def jobs_page(self, namespace: str, started_at_ms: int, number: int) -> bytes:
         return self._seal(namespace, _JOBS.pack(_KIND_JOBS, started_at_ms, number))

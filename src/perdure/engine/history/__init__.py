@@ -32,7 +32,14 @@ from perdure.engine.history.child import child_closed, child_lineage, is_child_o
 from perdure.engine.history.closing import delete_run, terminate_for_reset
 from perdure.engine.history.completion import complete_workflow_task
 from perdure.engine.history.deadlines import hot, next_deadline_ms, wake_at_ms
-from perdure.engine.history.describe import VisibilityFields, describe, fill_info, visibility_row
+from perdure.engine.history.describe import (
+    VisibilityFields,
+    attribute_values,
+    describe,
+    fill_info,
+    has_attributes,
+    visibility_row,
+)
 from perdure.engine.history.encoding import EncodedRun, StateVersionError, decode, encode
 from perdure.engine.history.evolve import fold, folded_view, owner_of
 from perdure.engine.history.external import message_delivered
@@ -132,6 +139,7 @@ __all__ = [
     "WorkflowTaskLive",
     "abandoned_outcome",
     "activity_by_id",
+    "attribute_values",
     "activity_left",
     "activity_options_of",
     "admit_update",
@@ -159,6 +167,7 @@ __all__ = [
     "fold",
     "folded_view",
     "has_unsent_updates",
+    "has_attributes",
     "heartbeat_activity",
     "hold_activity",
     "hot",

@@ -107,6 +107,7 @@ def upsert_search_attributes(
     write(transition, command, event)
     evolve.apply_search_attributes(state, attributes.search_attributes)
     transition.visibility = True
+    transition.attributes = True
 
 
 def check_properties(plan: Plan, attributes: m.ModifyWorkflowPropertiesCommandAttributes) -> None:

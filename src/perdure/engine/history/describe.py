@@ -8,6 +8,7 @@ from perdure.api import messages as m
 from perdure.api.durations import set_duration_ms, set_timestamp_ms
 from perdure.engine.history import retrying
 from perdure.engine.history.state import ActivityControl, ActivityItem, ChildItem, Run
+from perdure.engine.visibility.values import stored
 
 _STATE = m.PendingActivityState
 _TASK_STATE = m.PendingWorkflowTaskState
@@ -29,6 +30,7 @@ class VisibilityFields(NamedTuple):
     history_length: int
     history_bytes: int
     info: bytes
+    state_transitions: int
 
 
 def visibility_row(run: Run) -> VisibilityFields:
@@ -48,6 +50,22 @@ def visibility_row(run: Run) -> VisibilityFields:
         0 if run.is_open else state.next_event_id - 1,
         0 if run.is_open else state.history_bytes,
         _further_info(run).SerializeToString() if _has_further_info(run) else b"",
+        0 if run.is_open else state.state_transitions,
+    )
+
+
+def has_attributes(run: Run) -> bool:
+    """Whether filters can ask for more of the run than its visibility row tells."""
+    return bool(run.state.search_attributes or run.state.parent_run_id)
+
+
+def attribute_values(run: Run) -> tuple[tuple[str, int, int | str], ...]:
+    """What filters can ask for besides: names, types and values."""
+    state = run.state
+    return stored(
+        m.SearchAttributes.FromString(state.search_attributes),
+        m.WorkflowExecution(workflow_id=state.parent_workflow_id, run_id=state.parent_run_id),
+        m.WorkflowExecution(workflow_id=state.root_workflow_id, run_id=state.root_run_id),
     )
 
 
@@ -106,6 +124,7 @@ def fill_info(info: m.WorkflowExecutionInfo, row: VisibilityFields) -> None:
         set_duration_ms(info.execution_duration, max(0, row.close_ms - row.execution_ms))
         info.history_length = row.history_length
         info.history_size_bytes = row.history_bytes
+        info.state_transition_count = row.state_transitions
 
 
 def workflow_info(run: Run) -> m.WorkflowExecutionInfo:
@@ -118,6 +137,7 @@ def workflow_info(run: Run) -> m.WorkflowExecutionInfo:
         info.MergeFromString(run.state.worker)
     if run.state.versioning:
         info.versioning_info.versioning_override.MergeFromString(run.state.versioning)
+    info.state_transition_count = run.state.state_transitions
     return info
 
 

@@ -523,6 +523,7 @@ _NOT_IN_HISTORY: Final = frozenset(
         "items",
         "updates",
         "user_metadata",
+        "state_transitions",
     )
 )
 _FOLDED_FIELDS: Final = tuple(name for name in RunState.__struct_fields__ if name not in _NOT_IN_HISTORY)

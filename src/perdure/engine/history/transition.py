@@ -148,3 +148,5 @@ class Transition(Struct):
     """What has become of updates; told after the commit."""
     reset_event_id: int = 0
     """The completed task is forgotten: its worker goes back to this Started event."""
+    attributes: bool = False
+    """With the visibility row, the search attributes must be written."""

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from perdure.api import RpcError, StatusCode
+from perdure.api import messages as m
 from perdure.engine.eager import Eager
 from perdure.engine.history import Transition
 from perdure.engine.slot import Slot
+from perdure.engine.visibility.attributes import type_of
 
 if TYPE_CHECKING:
     from perdure.engine.engine import Engine
@@ -72,6 +74,15 @@ class ServiceTopic:
         group = slot.group
         if group is not None:
             await group.durable()
+
+    def show_attributes(self, namespace: str, info: m.WorkflowExecutionInfo) -> None:
+        """Take out of a run's summary the search attributes that its namespace no longer has."""
+        if not info.HasField("search_attributes"):
+            return
+        custom = self.namespaces.get(namespace).attributes
+        fields = info.search_attributes.indexed_fields
+        for name in [name for name in fields if type_of(name, custom) is None]:
+            del fields[name]
 
     def wait_s(self, timeout_s: float | None) -> float:
         """How long a long poll may wait: a little less than its caller does."""

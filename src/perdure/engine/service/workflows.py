@@ -133,6 +133,7 @@ class WorkflowTopic(ServiceTopic):
         self.check(request.namespace)
         slot = await self.find(request.namespace, request.execution)
         described = history.describe(slot.run, self.clock.now_ms())
+        self.show_attributes(request.namespace, described.workflow_execution_info)
         await self.wait_durable(slot)
         return described
 

@@ -6,6 +6,7 @@ database library.
 
 from perdure.engine.store.memory import CommitHook, MemoryState, MemoryStore
 from perdure.engine.store.port import (
+    AttributesRow,
     Batch,
     CurrentRow,
     HistoryRow,
@@ -22,11 +23,12 @@ from perdure.engine.store.port import (
     StoreMissingError,
     StoreNewerError,
     StoreWriteError,
-    VisibilityFilter,
+    VisibilityPage,
     VisibilityRow,
 )
 
 __all__ = [
+    "AttributesRow",
     "Batch",
     "CommitHook",
     "CurrentRow",
@@ -46,6 +48,6 @@ __all__ = [
     "StoreMissingError",
     "StoreNewerError",
     "StoreWriteError",
-    "VisibilityFilter",
+    "VisibilityPage",
     "VisibilityRow",
 ]

@@ -11,10 +11,12 @@ keeps it from happening, what `after_commit` raises hides that it has.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from perdure.engine.store.evaluation import fitting, groups, page
 from perdure.engine.store.port import (
+    AttributesRow,
     Batch,
     CurrentRow,
     HistoryRow,
@@ -23,9 +25,10 @@ from perdure.engine.store.port import (
     RunRow,
     StoreError,
     StoreFencedError,
-    VisibilityFilter,
+    VisibilityPage,
     VisibilityRow,
 )
+from perdure.engine.visibility.expressions import Attribute, Position, Value, VisibilityQuery
 
 __all__ = ["CommitHook", "MemoryState", "MemoryStore"]
 
@@ -56,8 +59,7 @@ class MemoryState:
     current_names: dict[int, set[tuple[str, str]]] = field(default_factory=dict[int, set[tuple[str, str]]])
     """The names whose current run a run_key is."""
     visibility: dict[int, VisibilityRow] = field(default_factory=dict[int, VisibilityRow])
-    starts: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
-    """(start_ms, run_key) of the visibility rows, sorted."""
+    attributes: dict[int, AttributesRow] = field(default_factory=dict[int, AttributesRow])
     run_keys: dict[tuple[str, str, str], int] = field(default_factory=dict[tuple[str, str, str], int])
     """By (namespace, workflow_id, run_id)."""
     namespaces: dict[str, bytes] = field(default_factory=dict[str, bytes])
@@ -83,6 +85,7 @@ class MemoryState:
             self._put_current(row)
         for row in batch.visibility:
             self._put_visibility(row)
+        self.attributes.update((row.run_key, row) for row in batch.attributes)
         self.namespaces.update(batch.namespaces)
         self.metas.update(batch.metas)
         for run_key, event_id in batch.item_deletes:
@@ -104,7 +107,7 @@ class MemoryState:
             currents=dict(self.currents),
             current_names={run_key: set(names) for run_key, names in self.current_names.items()},
             visibility=dict(self.visibility),
-            starts=list(self.starts),
+            attributes=dict(self.attributes),
             run_keys=dict(self.run_keys),
             namespaces=dict(self.namespaces),
             metas=dict(self.metas),
@@ -140,13 +143,11 @@ class MemoryState:
     def _put_visibility(self, row: VisibilityRow) -> None:
         self._drop_visibility(row.run_key)
         self.visibility[row.run_key] = row
-        insort(self.starts, (row.start_ms, row.run_key))
         self.run_keys[row.namespace, row.workflow_id, row.run_id] = row.run_key
 
     def _drop_visibility(self, run_key: int) -> None:
         old = self.visibility.pop(run_key, None)
         if old is not None:
-            del self.starts[bisect_left(self.starts, (old.start_ms, run_key))]
             del self.run_keys[old.namespace, old.workflow_id, old.run_id]
 
     def _erase(self, run_key: int) -> None:
@@ -154,6 +155,7 @@ class MemoryState:
         self.runs.pop(run_key, None)
         self.items.pop(run_key, None)
         self.histories.pop(run_key, None)
+        self.attributes.pop(run_key, None)
         self._drop_visibility(run_key)
         for name in self.current_names.pop(run_key, ()):
             del self.currents[name]
@@ -242,39 +244,20 @@ class MemoryStore:
         end = bisect_left(wakes, (until_ms + 1, 0))
         return wakes[start : min(end, start + limit)]
 
-    async def list_visibility(
-        self, where: VisibilityFilter, after: tuple[int, int] | None, limit: int
-    ) -> list[VisibilityRow]:
-        found: list[VisibilityRow] = []
-        for row in self._matching(where, after):
-            if len(found) == limit:
-                break
-            found.append(row)
-        return found
+    async def list_visibility(self, query: VisibilityQuery, after: Position | None, limit: int) -> VisibilityPage:
+        return page(self.state.visibility.values(), self.state.attributes, query, after, limit)
 
-    async def count_visibility(self, where: VisibilityFilter) -> int:
-        return sum(1 for _ in self._matching(where, None))
+    async def count_visibility(self, query: VisibilityQuery) -> int:
+        return sum(1 for _ in fitting(self.state.visibility.values(), self.state.attributes, query))
 
-    async def count_by_status(self, where: VisibilityFilter) -> dict[int, int]:
-        counts: dict[int, int] = {}
-        for row in self._matching(where, None):
-            counts[row.status] = counts.get(row.status, 0) + 1
-        return counts
+    async def group_visibility(self, query: VisibilityQuery, by: Attribute, limit: int) -> list[tuple[Value, int]]:
+        return groups(self.state.visibility.values(), self.state.attributes, query, by, limit)
 
     async def load_namespaces(self) -> list[tuple[str, bytes]]:
         return sorted(self.state.namespaces.items())
 
     async def load_meta(self, name: str) -> bytes | None:
         return self.state.metas.get(name)
-
-    def _matching(self, where: VisibilityFilter, after: tuple[int, int] | None) -> Iterator[VisibilityRow]:
-        """Rows in the order of a list, after the pair `after`."""
-        starts = self.state.starts
-        end = len(starts) if after is None else bisect_left(starts, after)
-        for at in range(end - 1, -1, -1):
-            row = self.state.visibility[starts[at][1]]
-            if _matches(where, row):
-                yield row
 
 
 def _take(run_key: int, history: StoredHistory, order: range, max_bytes: int) -> list[HistoryRow]:
@@ -287,22 +270,3 @@ def _take(run_key: int, history: StoredHistory, order: range, max_bytes: int) ->
         if size >= max_bytes:
             break
     return rows
-
-
-def _matches(where: VisibilityFilter, row: VisibilityRow) -> bool:
-    return (
-        row.namespace == where.namespace
-        and where.workflow_id in (None, row.workflow_id)
-        and where.run_id in (None, row.run_id)
-        and where.workflow_type in (None, row.workflow_type)
-        and (where.statuses is None or row.status in where.statuses)
-        and _within(row.start_ms, where.start_from_ms, where.start_to_ms)
-        and _within(row.close_ms, where.close_from_ms, where.close_to_ms)
-    )
-
-
-def _within(value: int | None, low: int | None, high: int | None) -> bool:
-    """Whether a value lies in inclusive bounds; an absent one lies only in none."""
-    if value is None:
-        return low is None and high is None
-    return (low is None or value >= low) and (high is None or value <= high)

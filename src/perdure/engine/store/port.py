@@ -15,6 +15,7 @@ Rows:
   concatenate), keyed by (run, first event id).
 - **current**: the latest run of each (namespace, workflow id).
 - **visibility**: one row a run, what list and count need.
+- **attributes**: the search attributes of a run that has any, and whose child it is.
 - **namespaces**, and **meta** (small named blobs, e.g. the token key).
 """
 
@@ -23,7 +24,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from perdure.engine.visibility.expressions import Attribute, Position, Value, VisibilityQuery
+
 __all__ = [
+    "AttributesRow",
     "Batch",
     "CurrentRow",
     "HistoryRow",
@@ -40,7 +44,7 @@ __all__ = [
     "StoreNewerError",
     "StoreCorruptError",
     "StoreWriteError",
-    "VisibilityFilter",
+    "VisibilityPage",
     "VisibilityRow",
 ]
 
@@ -145,6 +149,17 @@ class VisibilityRow(NamedTuple):
     history_bytes: int
     info: bytes
     """A serialized ``WorkflowExecutionInfo`` holding the rest (memo, parent, search attributes…)."""
+    state_transitions: int = 0
+    """0 until closed."""
+
+
+class AttributesRow(NamedTuple):
+    """All search attributes of a run that are kept apart; replaces what there was."""
+
+    run_key: int
+    namespace: str
+    values: tuple[tuple[str, int, Value], ...]
+    """(name, type, value), none twice; an attribute with several values is there with each."""
 
 
 @dataclass(slots=True)
@@ -158,10 +173,12 @@ class Batch:
     """(run_key, event_id) of items that are gone; deleting an absent one is harmless."""
     currents: list[CurrentRow] = field(default_factory=list[CurrentRow])
     visibility: list[VisibilityRow] = field(default_factory=list[VisibilityRow])
+    attributes: list[AttributesRow] = field(default_factory=list[AttributesRow])
+    """One a run at most."""
     namespaces: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])
     metas: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])
     run_deletes: list[int] = field(default_factory=list[int])
-    """Runs to erase: their run, items, history, visibility rows, and the current row if it names them."""
+    """Runs to erase: their run, items, history, visibility, attributes rows, and the current row if it names them."""
 
 
 class LoadedRun(NamedTuple):
@@ -171,20 +188,12 @@ class LoadedRun(NamedTuple):
     items: list[ItemRow]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VisibilityFilter:
-    """A conjunction over visibility columns; None = any."""
+class VisibilityPage(NamedTuple):
+    """Part of a list."""
 
-    namespace: str
-    workflow_id: str | None = None
-    run_id: str | None = None
-    workflow_type: str | None = None
-    statuses: tuple[int, ...] | None = None
-    start_from_ms: int | None = None
-    start_to_ms: int | None = None
-    """Inclusive bounds, as all `…_from_ms` and `…_to_ms`."""
-    close_from_ms: int | None = None
-    close_to_ms: int | None = None
+    rows: list[VisibilityRow]
+    next: Position | None
+    """The place of the last row, to go on after; None if it ends the list."""
 
 
 class Store(Protocol):
@@ -242,15 +251,20 @@ class Store(Protocol):
         """(wake_at_ms, run_key) of runs whose wake is ≤ `until_ms`, in that order, after the pair `after`."""
         ...
 
-    async def list_visibility(
-        self, where: VisibilityFilter, after: tuple[int, int] | None, limit: int
-    ) -> list[VisibilityRow]:
-        """Newest start first, ties by run_key descending; `after` = (start_ms, run_key) of the last row seen."""
+    async def list_visibility(self, query: VisibilityQuery, after: Position | None, limit: int) -> VisibilityPage:
+        """The runs that fit, in the query's order, after the place `after`."""
         ...
 
-    async def count_visibility(self, where: VisibilityFilter) -> int: ...
+    async def count_visibility(self, query: VisibilityQuery) -> int:
+        """How many runs fit. Without a condition, or by status and type alone, it takes no longer for more runs."""
+        ...
 
-    async def count_by_status(self, where: VisibilityFilter) -> dict[int, int]: ...
+    async def group_visibility(self, query: VisibilityQuery, by: Attribute, limit: int) -> list[tuple[Value, int]]:
+        """How many of the runs that fit have each value of an attribute, in order of the values.
+
+        Runs without it are left out. At most `limit` groups.
+        """
+        ...
 
     async def load_namespaces(self) -> list[tuple[str, bytes]]: ...
 

@@ -1,5 +1,5 @@
-"""Finding runs: list filters and pages. See `perdure.engine.visibility.query` for the grammar."""
+"""Finding runs: search attributes, and the filters that speak of them.
 
-from perdure.engine.visibility.query import ListQuery, parse
-
-__all__ = ["ListQuery", "parse"]
+`attributes` names what can be filtered by; `values` turns payloads into what is stored; `parsing` reads a filter
+(`grammar.lark`) into the tree of `expressions`, which stores carry out.
+"""

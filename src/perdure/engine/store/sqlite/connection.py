@@ -13,6 +13,7 @@ import apsw
 
 from perdure.engine.store.port import StoreError, StoreForeignError, StoreMissingError, StoreNewerError
 from perdure.engine.store.sqlite.driver import execute, get_pragma, set_pragma
+from perdure.engine.store.sqlite.filling import FILL
 from perdure.engine.store.sqlite.statements import load_migrations, load_statements
 
 __all__ = ["APPLICATION_ID", "connect", "prepare_schema", "recognise", "require_durable"]
@@ -114,6 +115,8 @@ def prepare_schema(connection: apsw.Connection, path: str) -> None:
         execute(connection, "BEGIN IMMEDIATE")
         try:
             execute(connection, script)
+            if number in FILL:
+                FILL[number](connection)
             set_pragma(connection, "application_id", APPLICATION_ID)
             set_pragma(connection, "user_version", number)
             execute(connection, "COMMIT")

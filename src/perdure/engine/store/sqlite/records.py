@@ -16,6 +16,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from perdure.engine.store.port import (
+    AttributesRow,
     Batch,
     CurrentRow,
     HistoryRow,
@@ -32,8 +33,11 @@ SEAL_BYTES = 4
 EVENT_KEY_BYTES = 22
 RUN_KEY_BYTES = 33
 CURRENT_KEY_BYTES = 18
-VISIBILITY_KEY_BYTES = 120
+VISIBILITY_KEY_BYTES = 132
+ATTRIBUTE_KEY_BYTES = 47
 BLOB_KEY_BYTES = 6
+VISIBILITY_CHANGES = 3
+"""Rows that writing one visibility row changes: itself, and two counters (see the migrations)."""
 NONE_MS = -1
 """Stands for an absent instant in a record."""
 
@@ -58,6 +62,7 @@ def pack(epoch: int, batch: Batch) -> Packed:
     items = _event_records(batch.items)
     currents = [_current_record(row) for row in batch.currents]
     visibility = [_visibility_record(row) for row in batch.visibility]
+    attributes = [record for row in batch.attributes for record in _attribute_records(row)]
     namespaces = [_blob_record(name, data) for name, data in batch.namespaces]
     metas = [_blob_record(name, data) for name, data in batch.metas]
     return Packed(
@@ -73,8 +78,18 @@ def pack(epoch: int, batch: Batch) -> Packed:
             _array(namespaces),
             _array(metas),
             carray(array("q", batch.run_deletes)) if batch.run_deletes else None,
+            bool(batch.attributes),
+            carray(array("q", [row.run_key for row in batch.attributes])) if batch.attributes else None,
+            _array(attributes),
         ),
-        len(histories) + len(runs) + len(items) + len(currents) + len(visibility) + len(namespaces) + len(metas),
+        len(histories)
+        + len(runs)
+        + len(items)
+        + len(currents)
+        + VISIBILITY_CHANGES * len(visibility)
+        + len(attributes)
+        + len(namespaces)
+        + len(metas),
     )
 
 
@@ -165,7 +180,7 @@ def _visibility_record(row: VisibilityRow) -> bytes:
         raise ValueError(f"close_ms {close_ms} is negative")
     texts: Iterable[str] = (row.namespace, row.workflow_id, row.run_id, row.workflow_type, row.task_queue)
     encoded = [text.encode() for text in texts]
-    head = b"%12d%6d%15d%15d%15d%12d%15d%6d%6d%6d%6d%6d" % (
+    head = b"%12d%6d%15d%15d%15d%12d%15d%12d%6d%6d%6d%6d%6d" % (
         row.run_key,
         row.status,
         row.start_ms,
@@ -173,11 +188,24 @@ def _visibility_record(row: VisibilityRow) -> bytes:
         close_ms,
         row.history_length,
         row.history_bytes,
+        row.state_transitions,
         *[len(text) for text in encoded],
     )
     if len(head) != VISIBILITY_KEY_BYTES:
         raise ValueError(f"a number or text of the visibility row of run {row.run_key} is too long")
     return b"".join((head, *encoded, row.info))
+
+
+def _attribute_records(row: AttributesRow) -> Iterable[bytes]:
+    """A record for each value."""
+    namespace = row.namespace.encode()
+    for name, value_type, value in row.values:
+        encoded = name.encode()
+        number = b" " * 21 if isinstance(value, str) else b"%21d" % value
+        head = b"%12d%2d%b%6d%6d" % (row.run_key, value_type, number, len(namespace), len(encoded))
+        if len(head) != ATTRIBUTE_KEY_BYTES:
+            raise ValueError(f"a number or name of a search attribute of run {row.run_key} is too long")
+        yield b"".join((head, namespace, encoded, value.encode() if isinstance(value, str) else b""))
 
 
 def _blob_record(name: str, data: bytes) -> bytes:

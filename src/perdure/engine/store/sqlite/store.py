@@ -28,8 +28,7 @@ from perdure.engine.store.port import (
     HistoryRow,
     LoadedRun,
     StoreError,
-    VisibilityFilter,
-    VisibilityRow,
+    VisibilityPage,
 )
 from perdure.engine.store.sqlite.connection import connect, prepare_schema, recognise, require_durable
 from perdure.engine.store.sqlite.driver import execute
@@ -39,6 +38,7 @@ from perdure.engine.store.sqlite.records import history_row, item_row, pack, run
 from perdure.engine.store.sqlite.statements import load_statements
 from perdure.engine.store.sqlite.visibility import Visibility
 from perdure.engine.store.sqlite.writer import Writer
+from perdure.engine.visibility.expressions import Attribute, Position, Value, VisibilityQuery
 
 __all__ = ["SqliteStore"]
 
@@ -143,16 +143,14 @@ class SqliteStore:
         after_ms, after_run_key = after if after is not None else (-1, 0)
         return self._read("due_runs", (until_ms, after_ms, after_run_key, limit))
 
-    async def list_visibility(
-        self, where: VisibilityFilter, after: tuple[int, int] | None, limit: int
-    ) -> list[VisibilityRow]:
-        return await self._scan(lambda visibility: visibility.list(where, after, limit))
+    async def list_visibility(self, query: VisibilityQuery, after: Position | None, limit: int) -> VisibilityPage:
+        return await self._scan(lambda visibility: visibility.list(query, after, limit))
 
-    async def count_visibility(self, where: VisibilityFilter) -> int:
-        return await self._scan(lambda visibility: visibility.count(where))
+    async def count_visibility(self, query: VisibilityQuery) -> int:
+        return await self._scan(lambda visibility: visibility.count(query))
 
-    async def count_by_status(self, where: VisibilityFilter) -> dict[int, int]:
-        return await self._scan(lambda visibility: visibility.count_by_status(where))
+    async def group_visibility(self, query: VisibilityQuery, by: Attribute, limit: int) -> list[tuple[Value, int]]:
+        return await self._scan(lambda visibility: visibility.group(query, by, limit))
 
     async def load_namespaces(self) -> list[tuple[str, bytes]]:
         return self._read("load_namespaces")
@@ -172,6 +170,7 @@ class SqliteStore:
             self._epoch = execute(connection, self._statements["claim"]).fetchall()[0][0]
             execute(connection, self._statements["batch_view"])
             execute(connection, self._statements["batch_deletes"])
+            execute(connection, self._statements["batch_attributes"])
             execute(connection, self._statements["batch_upserts"])
             self._reader = self._connect(READER_CACHE_KIB)
             require_durable(self._reader, self.path)

@@ -1,38 +1,68 @@
-"""List and count statements, compiled from a filter.
+"""List and count statements: which index answers a query, and how.
 
-Each filter is answered through one index, named in the statement, so that a plan never depends on the planner's
-guesses. A list reads in page order from that index wherever it can: with several statuses it runs once for each and
-merges. Values are always bound, never part of the text.
+The planner's guesses decide nothing: each statement names its index. There are three ways:
+
+*walk*      read an index in the order of the list, keep what fits, stop when the page is full. It is how lists without
+            a condition, by status or by type are read, and lists that most runs fit, whatever they ask.
+*pick*      let an index give a few candidates (at most FEW), keep what fits, sort. A search attribute's value, a
+            workflow id, a span of time often leave few; a bounded count of the index says whether they do.
+*scan*      neither: read all runs of the namespace and sort.
+
+Counts that ask for status and type alone, or for nothing, come from counters that are kept as runs are written.
+A condition on a search attribute that no run of the namespace has is decided before anything is read: a filter
+says "in no namespace division" of every run, as a rule, and none is in one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from heapq import merge
-from itertools import islice
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import apsw
 
-from perdure.engine.store.port import VisibilityFilter, VisibilityRow
+from perdure.engine.store.port import VisibilityPage, VisibilityRow
+from perdure.engine.store.sqlite.compiler import (
+    COLUMNS,
+    Leaves,
+    Parameters,
+    beyond,
+    candidates,
+    condition,
+    run_keys,
+    sort_keys,
+)
 from perdure.engine.store.sqlite.driver import execute
+from perdure.engine.visibility.expressions import (
+    EVERYTHING,
+    NOTHING,
+    And,
+    Attribute,
+    Expression,
+    In,
+    Missing,
+    Not,
+    Or,
+    Position,
+    Range,
+    Value,
+    VisibilityQuery,
+)
 
 __all__ = ["Visibility"]
 
-RANGES = (
-    ("start_ms >= :start_from_ms", "start_from_ms"),
-    ("start_ms <= :start_to_ms", "start_to_ms"),
-    ("close_ms >= :close_from_ms", "close_from_ms"),
-    ("close_ms <= :close_to_ms", "close_to_ms"),
-)
-EQUALITIES = (
-    ("workflow_id = :workflow_id", "workflow_id"),
-    ("run_id = :run_id", "run_id"),
-    ("workflow_type = :workflow_type", "workflow_type"),
-)
-TIES = "start_ms = :after_start_ms AND run_key < :after_run_key"
-LATER = "start_ms < :after_start_ms"
+FEW: Final = 20_000
+"""Candidates that are fetched and sorted rather than met on a walk."""
 
-Values = dict[str, str | int]
+PROBES: Final = 8
+"""Sets of candidates that are looked at."""
+
+_COUNTED: Final = frozenset(("ExecutionStatus", "WorkflowType"))
+_NARROWING: Final = {"ExecutionStatus": "visibility_by_status", "WorkflowType": "visibility_by_type"}
+"""Indexes of the default order that begin with an attribute."""
+T = TypeVar("T")
+Groups = list[tuple[Value, int]]
+
+_COLUMNS_OF_A_ROW: Final = len(VisibilityRow._fields)
 
 
 class Visibility:
@@ -42,80 +72,237 @@ class Visibility:
         self._connection = connection
         self._statements = statements
 
-    def list(self, where: VisibilityFilter, after: tuple[int, int] | None, limit: int) -> list[VisibilityRow]:
-        """A page in the port's order."""
-        statuses = (None,) if where.statuses is None else tuple(dict.fromkeys(where.statuses))
-        pages: list[list[VisibilityRow]] = []
-        # One transaction, so that a run which changes its status meanwhile is seen once.
-        with self._connection:
-            pages.extend(self._page(where, status, after, limit) for status in statuses)
-        return list(islice(merge(*pages, key=_newest_first), limit))
+    def list(self, query: VisibilityQuery, after: Position | None, limit: int) -> VisibilityPage:
+        """A page in the query's order."""
+        rows = self._at_once(lambda: self._page(query, self._decided(query), after, limit + 1))
+        found = [VisibilityRow._make(row[:_COLUMNS_OF_A_ROW]) for row in rows[:limit]]
+        if len(rows) <= limit:
+            return VisibilityPage(found, None)
+        return VisibilityPage(found, (*rows[limit - 1][_COLUMNS_OF_A_ROW:], found[-1].run_key))
 
-    def count(self, where: VisibilityFilter) -> int:
-        clauses, values = _conditions(where)
-        sql = f"{self._statements['count']} {_source(where, 'visibility_by_start', clauses)}"
-        return execute(self._connection, sql, values).fetchall()[0][0]
+    def count(self, query: VisibilityQuery) -> int:
+        """How many runs fit."""
+        return self._at_once(lambda: self._count(query.namespace, self._decided(query)))
 
-    def count_by_status(self, where: VisibilityFilter) -> dict[int, int]:
-        clauses, values = _conditions(where)
-        source = _source(where, "visibility_by_status", clauses)
-        sql = f"{self._statements['count_by_status']} {source} {self._statements['group_order']}"
-        return dict(execute(self._connection, sql, values).fetchall())
+    def group(self, query: VisibilityQuery, by: Attribute, limit: int) -> list[tuple[Value, int]]:
+        """How many of the runs that fit have each value."""
+        return self._at_once(lambda: self._groups(query.namespace, self._decided(query), by, limit))
 
-    def _page(
-        self, where: VisibilityFilter, status: int | None, after: tuple[int, int] | None, limit: int
-    ) -> list[VisibilityRow]:
-        """A page of one status, or of all: first the rest of the instant a page ended in, then earlier ones."""
-        rows: list[VisibilityRow] = []
-        for position in (None,) if after is None else (TIES, LATER):
-            clauses, values = _conditions(where, status)
-            if position is not None and after is not None:
-                clauses.append(position)
-                values["after_start_ms"], values["after_run_key"] = after
-            values["limit"] = limit - len(rows)
-            source = _source(where, "visibility_by_start", clauses)
-            sql = f"{self._statements['list']} {source} {self._statements['page_order']}"
-            rows.extend(map(VisibilityRow._make, execute(self._connection, sql, values)))
+    def _at_once(self, read: Callable[[], T]) -> T:
+        """Read in one transaction, so that all statements see the same runs."""
+        execute(self._connection, "BEGIN")
+        try:
+            return read()
+        finally:
+            execute(self._connection, "ROLLBACK")
+
+    # -- counting --------------------------------------------------------------------------------------------------
+
+    def _count(self, namespace: str, where: Expression) -> int:
+        values = Parameters()
+        if where == EVERYTHING:
+            sql = f"{self._statements['count_all']} WHERE namespace = {values.add(namespace)}"
+        elif _is_counted(where):
+            sql = f"SELECT sum(runs) {_counters(namespace, where, values)}"
+        else:
+            few = self._few(namespace, where)
+            sql = f"SELECT count(*) {_source(namespace, where, few, values)}"
+        rows = self._execute(sql, values)
+        return (rows[0][0] or 0) if rows else 0
+
+    def _groups(self, namespace: str, where: Expression, by: Attribute, limit: int) -> Groups:
+        values = Parameters()
+        column = COLUMNS.get(by.name)
+        if by.name in _COUNTED and _is_counted(where):
+            sql = f"SELECT {column}, sum(runs) {_counters(namespace, where, values)} AND runs > 0"
+        elif column is not None:
+            few = self._few(namespace, where)
+            sql = f"SELECT {column}, count(*) {_source(namespace, where, few, values)}"
+        else:
+            sql = (
+                "SELECT b.value, count(*) FROM search_attributes AS b INDEXED BY search_attributes_by_value"
+                " CROSS JOIN visibility ON visibility.run_key = b.run_key"
+                f" WHERE b.namespace = {values.add(namespace)} AND b.name = {values.add(by.name)}"
+                f" AND b.type = {values.add(by.type)} AND {condition(where, values)}"
+            )
+        return self._execute(f"{sql} GROUP BY 1 ORDER BY 1 LIMIT {values.add(limit)}", values)
+
+    # -- listing ---------------------------------------------------------------------------------------------------
+
+    def _page(self, query: VisibilityQuery, where: Expression, after: Position | None, limit: int) -> list[Any]:
+        """At most `limit` rows, each with its sort keys behind its columns."""
+        if where == NOTHING:
+            return []
+        index = _walked(query, where)
+        if index is not None and _is_whole(index, where):
+            return self._walk(query, where, index, after, limit)
+        few = self._few(query.namespace, where)
+        if few is None and index is not None:
+            return self._walk(query, where, index, after, limit)
+        values = Parameters()
+        keys = sort_keys(query, values)
+        place = ""
+        if after is not None:
+            place = f" AND ({' OR '.join(beyond(keys, query.descending, after, values))})"
+        sql = (
+            f"{self._statements['listed']}, {', '.join(key.sql for key in keys)}"
+            f" {_source(query.namespace, where, few, values)}{place}"
+            f" ORDER BY {', '.join(key.order() for key in keys)}, {_last(query)} LIMIT {values.add(limit)}"
+        )
+        return self._execute(sql, values)
+
+    def _walk(
+        self, query: VisibilityQuery, where: Expression, index: str, after: Position | None, limit: int
+    ) -> list[Any]:
+        """Rows in the order of an index: first those beside the place, then those beyond it."""
+        rows: list[Any] = []
+        for part in range(1 if after is None else 2):
+            values = Parameters()
+            (key,) = keys = sort_keys(query, values)
+            place, order = "", f"{key.order()}, {_last(query)}"
+            if after is not None:
+                place = f" AND {beyond(keys, query.descending, after, values)[part]}"
+                if part == 0:
+                    order = _last(query)  # Of one key all; SQLite would sort them by it.
+            sql = (
+                f"{self._statements['listed']}, {key.sql} FROM visibility INDEXED BY {index}"
+                f" WHERE namespace = {values.add(query.namespace)} AND {condition(where, values)}{place}"
+                f" ORDER BY {order} LIMIT {values.add(limit - len(rows))}"
+            )
+            rows += self._execute(sql, values)
+            if len(rows) >= limit:
+                break
         return rows
 
+    def _few(self, namespace: str, where: Expression) -> Leaves | None:
+        """What leads to the fewest candidates, if they are few enough."""
+        best: Leaves | None = None
+        bound = FEW + 1
+        for leaves in candidates(where)[:PROBES]:
+            values = Parameters()
+            keys = run_keys(leaves, namespace, values)
+            ((found,),) = self._execute(f"SELECT count(*) FROM (SELECT 1 FROM ({keys}) LIMIT {bound})", values)
+            if found < bound:
+                best, bound = leaves, max(found, 1)
+        return best
 
-def _newest_first(row: VisibilityRow) -> tuple[int, int]:
-    return -row.start_ms, -row.run_key
+    # -- what is known beforehand ----------------------------------------------------------------------------------
+
+    def _decided(self, query: VisibilityQuery) -> Expression:
+        """The condition without what is decided because no run has an attribute."""
+        absent: set[Attribute] = set()
+        for attribute in _attributes(query.where):
+            if attribute.name not in COLUMNS:
+                asked = [query.namespace, attribute.name, attribute.type]
+                if not execute(self._connection, self._statements["has_attribute"], asked).fetchall():
+                    absent.add(attribute)
+        return _simplified(query.where, absent)
+
+    def _execute(self, sql: str, values: Parameters) -> list[Any]:
+        return execute(self._connection, sql, values.values).fetchall()
 
 
-def _conditions(where: VisibilityFilter, status: int | None = None) -> tuple[list[str], Values]:
-    """The filter as clauses and their values; `status` takes the place of its set of statuses."""
-    clauses = ["namespace = :namespace"]
-    values: Values = {"namespace": where.namespace}
-    for clause, name in _present(where):
-        clauses.append(clause)
-        values[name] = getattr(where, name)
-    if status is not None:
-        clauses.append("status = :status")
-        values["status"] = status
-    elif where.statuses is not None:
-        places = [f":status_{at}" for at in range(len(where.statuses))]
-        clauses.append(f"status IN ({', '.join(places)})")
-        values.update(zip((place[1:] for place in places), where.statuses, strict=True))
-    return clauses, values
+def _attributes(expression: Expression) -> set[Attribute]:
+    """What a condition speaks of."""
+    match expression:
+        case And(operands) | Or(operands):
+            return {attribute for operand in operands for attribute in _attributes(operand)}
+        case Not(operand):
+            return _attributes(operand)
+        case In(attribute) | Range(attribute) | Missing(attribute):
+            return {attribute}
 
 
-def _present(where: VisibilityFilter) -> Iterator[tuple[str, str]]:
-    for clause, name in (*EQUALITIES, *RANGES):
-        if getattr(where, name) is not None:
-            yield clause, name
+def _simplified(expression: Expression, absent: set[Attribute]) -> Expression:
+    """The same for runs that lack some attributes: without constants in it, unless it is one."""
+    match expression:
+        case And(operands):
+            return _joined(And, EVERYTHING, NOTHING, [_simplified(operand, absent) for operand in operands])
+        case Or(operands):
+            return _joined(Or, NOTHING, EVERYTHING, [_simplified(operand, absent) for operand in operands])
+        case Not(operand):
+            inner = _simplified(operand, absent)
+            return NOTHING if inner == EVERYTHING else EVERYTHING if inner == NOTHING else Not(inner)
+        case Missing(attribute):
+            return EVERYTHING if attribute in absent else expression
+        case In(attribute) | Range(attribute):
+            return NOTHING if attribute in absent else expression
 
 
-def _source(where: VisibilityFilter, otherwise: str, clauses: list[str]) -> str:
-    """The index that leaves the fewest rows, as a rule, and the conditions."""
-    if where.workflow_id is not None:
-        index = "visibility_by_workflow"
-    elif where.statuses is not None:
-        index = "visibility_by_status"
-    elif where.workflow_type is not None:
-        index = "visibility_by_type"
-    elif where.close_from_ms is not None or where.close_to_ms is not None:
-        index = "visibility_by_close"
+def _joined(
+    kind: type[And] | type[Or], neutral: Expression, decisive: Expression, operands: list[Expression]
+) -> Expression:
+    if decisive in operands:
+        return decisive
+    parts: list[Expression] = []
+    for operand in operands:
+        parts += operand.operands if isinstance(operand, kind) else (operand,)
+    return parts[0] if len(parts) == 1 else kind(tuple(parts)) if parts else neutral
+
+
+def _conjuncts(where: Expression) -> tuple[Expression, ...]:
+    return where.operands if isinstance(where, And) else (where,)
+
+
+def _equal(where: Expression, name: str) -> bool:
+    """Whether all that fit have one value of an attribute."""
+    return any(
+        isinstance(each, In) and each.attribute.name == name and len(each.values) == 1 for each in _conjuncts(where)
+    )
+
+
+def _walked(query: VisibilityQuery, where: Expression) -> str | None:
+    """The index that has the query's order, the narrowest one; None if none has."""
+    if len(query.order) > 1:
+        return None
+    name = query.order[0].attribute.name if query.order else "CloseTime"
+    if name == "StartTime":
+        return "visibility_by_start"
+    return _narrowest(where) if name == "CloseTime" else None
+
+
+def _narrowest(where: Expression) -> str:
+    """An index by closing time, of one status or one type only where the condition allows it."""
+    for name, index in _NARROWING.items():
+        if _equal(where, name):
+            return index
+    return "visibility_by_close"
+
+
+def _is_whole(index: str, where: Expression) -> bool:
+    """Whether everything on the way through an index fits."""
+    narrowed = [name for name, other in _NARROWING.items() if other == index]
+    return all(isinstance(each, In) and each.attribute.name in narrowed for each in _conjuncts(where))
+
+
+def _is_counted(where: Expression) -> bool:
+    """Whether the counters tell how many runs fit."""
+    return {attribute.name for attribute in _attributes(where)} <= _COUNTED
+
+
+def _counters(namespace: str, where: Expression, values: Parameters) -> str:
+    """FROM and WHERE of a statement that looks at the counters, whose columns are named as those of the runs."""
+    return f"FROM visibility_counts WHERE namespace = {values.add(namespace)} AND {condition(where, values)}"
+
+
+def _source(namespace: str, where: Expression, few: Leaves | None, values: Parameters) -> str:
+    """FROM and WHERE of a statement that looks at candidates, or at all runs."""
+    if few is None:
+        source = f"INDEXED BY {_scanned(where)} WHERE"
     else:
-        index = otherwise
-    return f"INDEXED BY {index} WHERE {' AND '.join(clauses)}"
+        source = f"NOT INDEXED WHERE run_key IN ({run_keys(few, namespace, values)}) AND"
+    return f"FROM visibility {source} namespace = {values.add(namespace)} AND {condition(where, values)}"
+
+
+def _scanned(where: Expression) -> str:
+    """The index to read many runs by."""
+    narrowest = _narrowest(where)
+    if narrowest == "visibility_by_close" and not any(
+        isinstance(each, Range) and each.attribute.name == "CloseTime" for each in _conjuncts(where)
+    ):
+        return "visibility_by_start"
+    return narrowest
+
+
+def _last(query: VisibilityQuery) -> str:
+    return f"run_key {'DESC' if query.descending else 'ASC'}"

@@ -14,7 +14,8 @@
 -- name: batch_view
 CREATE TEMP VIEW batch AS
 SELECT NULL AS epoch, NULL AS has_deletes, NULL AS histories, NULL AS runs, NULL AS items, NULL AS item_deletes,
-       NULL AS currents, NULL AS visibility, NULL AS namespaces, NULL AS metas, NULL AS run_deletes;
+       NULL AS currents, NULL AS visibility, NULL AS namespaces, NULL AS metas, NULL AS run_deletes,
+       NULL AS has_attributes, NULL AS attribute_runs, NULL AS attributes;
 
 -- name: batch_deletes
 CREATE TEMP TRIGGER batch_delete INSTEAD OF INSERT ON batch WHEN NEW.has_deletes BEGIN
@@ -28,7 +29,25 @@ CREATE TEMP TRIGGER batch_delete INSTEAD OF INSERT ON batch WHEN NEW.has_deletes
   DELETE FROM items WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
   DELETE FROM current WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
   DELETE FROM visibility WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
+  DELETE FROM search_attributes WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
   DELETE FROM runs WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
+END;
+
+-- name: batch_attributes
+-- Most commits have none.
+CREATE TEMP TRIGGER batch_attribute INSTEAD OF INSERT ON batch WHEN NEW.has_attributes BEGIN
+  -- int64 numbers: runs whose attributes are replaced
+  DELETE FROM search_attributes WHERE run_key IN (SELECT value FROM carray(NEW.attribute_runs));
+
+  -- run_key 12, type 2, number 21 (blank = the value is the text at the end), lengths 6 each of namespace and name;
+  -- these; text
+  INSERT INTO search_attributes (run_key, type, namespace, name, value)
+  SELECT CAST(substr(value, 1, 12) AS INTEGER), CAST(substr(value, 13, 2) AS INTEGER),
+         CAST(substr(value, 48, a) AS TEXT), CAST(substr(value, 48 + a, b) AS TEXT),
+         CASE WHEN trim(CAST(substr(value, 15, 21) AS TEXT)) = '' THEN CAST(substr(value, 48 + a + b) AS TEXT)
+              ELSE CAST(CAST(substr(value, 15, 21) AS TEXT) AS INTEGER) END
+  FROM (SELECT value, CAST(substr(value, 36, 6) AS INTEGER) AS a, CAST(substr(value, 42, 6) AS INTEGER) AS b
+        FROM carray(NEW.attributes));
 END;
 
 -- name: batch_upserts
@@ -65,26 +84,26 @@ CREATE TEMP TRIGGER batch_write INSTEAD OF INSERT ON batch BEGIN
   ON CONFLICT (namespace, workflow_id) DO UPDATE SET run_key = excluded.run_key;
 
   -- run_key 12, status 6, start_ms 15, execution_ms 15, close_ms 15 (-1 = none), history_length 12, history_bytes 15,
-  -- lengths 6 each of namespace, workflow_id, run_id, workflow_type, task_queue; these; info
+  -- state_transitions 12, lengths 6 each of namespace, workflow_id, run_id, workflow_type, task_queue; these; info
   INSERT INTO visibility (run_key, status, start_ms, execution_ms, close_ms, history_length, history_bytes,
-                          namespace, workflow_id, run_id, workflow_type, task_queue, info)
+                          state_transitions, namespace, workflow_id, run_id, workflow_type, task_queue, info)
   SELECT CAST(substr(value, 1, 12) AS INTEGER), CAST(substr(value, 13, 6) AS INTEGER),
          CAST(substr(value, 19, 15) AS INTEGER), CAST(substr(value, 34, 15) AS INTEGER),
          nullif(CAST(substr(value, 49, 15) AS INTEGER), -1), CAST(substr(value, 64, 12) AS INTEGER),
-         CAST(substr(value, 76, 15) AS INTEGER),
-         CAST(substr(value, 121, a) AS TEXT), CAST(substr(value, 121 + a, b) AS TEXT),
-         CAST(substr(value, 121 + a + b, c) AS TEXT), CAST(substr(value, 121 + a + b + c, d) AS TEXT),
-         CAST(substr(value, 121 + a + b + c + d, e) AS TEXT), substr(value, 121 + a + b + c + d + e)
-  FROM (SELECT value, CAST(substr(value, 91, 6) AS INTEGER) AS a, CAST(substr(value, 97, 6) AS INTEGER) AS b,
-               CAST(substr(value, 103, 6) AS INTEGER) AS c, CAST(substr(value, 109, 6) AS INTEGER) AS d,
-               CAST(substr(value, 115, 6) AS INTEGER) AS e
+         CAST(substr(value, 76, 15) AS INTEGER), CAST(substr(value, 91, 12) AS INTEGER),
+         CAST(substr(value, 133, a) AS TEXT), CAST(substr(value, 133 + a, b) AS TEXT),
+         CAST(substr(value, 133 + a + b, c) AS TEXT), CAST(substr(value, 133 + a + b + c, d) AS TEXT),
+         CAST(substr(value, 133 + a + b + c + d, e) AS TEXT), substr(value, 133 + a + b + c + d + e)
+  FROM (SELECT value, CAST(substr(value, 103, 6) AS INTEGER) AS a, CAST(substr(value, 109, 6) AS INTEGER) AS b,
+               CAST(substr(value, 115, 6) AS INTEGER) AS c, CAST(substr(value, 121, 6) AS INTEGER) AS d,
+               CAST(substr(value, 127, 6) AS INTEGER) AS e
         FROM carray(NEW.visibility)) WHERE true
   ON CONFLICT (run_key) DO UPDATE
   SET status = excluded.status, start_ms = excluded.start_ms, execution_ms = excluded.execution_ms,
       close_ms = excluded.close_ms, history_length = excluded.history_length,
-      history_bytes = excluded.history_bytes, namespace = excluded.namespace, workflow_id = excluded.workflow_id,
-      run_id = excluded.run_id, workflow_type = excluded.workflow_type, task_queue = excluded.task_queue,
-      info = excluded.info;
+      history_bytes = excluded.history_bytes, state_transitions = excluded.state_transitions,
+      namespace = excluded.namespace, workflow_id = excluded.workflow_id, run_id = excluded.run_id,
+      workflow_type = excluded.workflow_type, task_queue = excluded.task_queue, info = excluded.info;
 
   -- length of name 6, name, data
   INSERT INTO namespaces (name, data)
@@ -101,4 +120,4 @@ CREATE TEMP TRIGGER batch_write INSTEAD OF INSERT ON batch BEGIN
 END;
 
 -- name: batch_insert
-INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);

@@ -1,18 +1,12 @@
--- The parts list and count statements are put together from by `visibility.py`; every value is a bound parameter.
+-- The parts list and count statements are put together from by `compiler.py` and `visibility.py`; every value is a
+-- bound parameter.
 
--- name: list
+-- name: listed
 SELECT run_key, namespace, workflow_id, run_id, workflow_type, task_queue, status, start_ms, execution_ms, close_ms,
-       history_length, history_bytes, info
-FROM visibility
+       history_length, history_bytes, info, state_transitions
 
--- name: count
-SELECT count(*) FROM visibility
+-- name: count_all
+SELECT runs FROM visibility_totals
 
--- name: count_by_status
-SELECT status, count(*) FROM visibility
-
--- name: page_order
-ORDER BY start_ms DESC, run_key DESC LIMIT :limit
-
--- name: group_order
-GROUP BY status
+-- name: has_attribute
+SELECT 1 FROM search_attributes WHERE namespace = ?1 AND name = ?2 AND type = ?3 LIMIT 1
