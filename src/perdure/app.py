@@ -17,6 +17,7 @@ from perdure.activity.definition import REGISTRY as ACTIVITIES
 from perdure.activity.definition import Activity
 from perdure.client import Client, WorkflowHandle
 from perdure.client.options import DEFAULT_TASK_QUEUE
+from perdure.common import SearchAttributeKey
 from perdure.converter import DataConverter
 from perdure.local import Limits
 from perdure.replay.definition import REGISTRY as WORKFLOWS
@@ -56,6 +57,7 @@ class App:
         data_converter: DataConverter | None,
         identity: str | None,
         limits: Limits | None,
+        search_attributes: Sequence[SearchAttributeKey[Any]],
         options: WorkerOptions,
     ) -> None:
         self.task_queue = task_queue
@@ -66,6 +68,7 @@ class App:
         self._data_converter = data_converter
         self._identity = identity
         self._limits = limits
+        self._search_attributes = search_attributes
         self._options = options
         self._is_entered = False
         self._client: Client | None = None
@@ -132,6 +135,7 @@ class App:
             limits=self._limits,
         )
         try:
+            await client.add_search_attributes(self._search_attributes)
             workflows, activities = self._workflows, self._activities
             if workflows is None:
                 workflows = _latest([(known.name, known.target, known) for known in WORKFLOWS.workflows()])
@@ -188,6 +192,7 @@ def open(
     data_converter: DataConverter | None = None,
     identity: str | None = None,
     limits: Limits | None = None,
+    search_attributes: Sequence[SearchAttributeKey[Any]] = (),
     **options: Unpack[WorkerOptions],
 ) -> App:
     """Open an application: engine, worker and client in this process.
@@ -207,6 +212,7 @@ def open(
         data_converter: converts values; see `perdure.converter`.
         identity: who is working, for histories.
         limits: bounds of the engine, such as ``Limits(pending_activities=10_000)``; the defaults when None.
+        search_attributes: what workflows can be found by besides what is known of each; registered when the app opens.
         options: of the worker; see `perdure.Worker`.
 
     Raises, when entered:
@@ -223,5 +229,6 @@ def open(
         data_converter=data_converter,
         identity=identity,
         limits=limits,
+        search_attributes=search_attributes,
         options=options,
     )

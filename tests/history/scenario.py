@@ -20,6 +20,8 @@ from perdure.engine.history import deadlines
 
 START_MS = 1_700_000_000_123
 LIMITS = h.Limits()
+ATTRIBUTES = {"City": 2}
+"""The namespace's search attributes."""
 
 
 def payloads(*values: bytes) -> m.Payloads:
@@ -246,7 +248,9 @@ class Scenario:
             request.sticky_attributes.schedule_to_start_timeout.FromSeconds(10)
         apply_fields(request, fields)
         return self.take(
-            h.complete_workflow_task(self.run, request, limits=self.limits, new_id=self.new_id, now_ms=self.now_ms)
+            h.complete_workflow_task(
+                self.run, request, limits=self.limits, new_id=self.new_id, attributes=ATTRIBUTES, now_ms=self.now_ms
+            )
         )
 
     def step(self, *commands: m.Command, **fields: Any) -> h.Transition:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, TypeVarTuple, Unpack, overload
 
@@ -37,6 +37,7 @@ from perdure.client.options import (
     workflow_target,
 )
 from perdure.client.with_start import UpdateWithStartCalls
+from perdure.common import SearchAttributeKey
 from perdure.converter import CodecService, DataConverter, default
 from perdure.exceptions import PerdureError
 from perdure.replay.checks import check_text
@@ -45,6 +46,11 @@ from perdure.transport import KeepAliveConfig, ServerOptions, TLSConfig
 __all__ = ["Client"]
 
 _KEEP_ALIVE = KeepAliveConfig()
+_TYPES = {
+    name.removeprefix("INDEXED_VALUE_TYPE_").title().replace("_", ""): value_type
+    for name, value_type in m.IndexedValueType.items()
+}
+"""Types of search attributes by the names keys have."""
 
 ReturnT = TypeVar("ReturnT")
 Ts = TypeVarTuple("Ts")
@@ -415,10 +421,26 @@ class Client(UpdateWithStartCalls, AdministrationCalls):
             result_type=workflow_target(workflow).return_type,
         )
 
+    async def add_search_attributes(self, keys: Iterable[SearchAttributeKey[Any]]) -> None:
+        """Register search attributes with the namespace, so that workflows may have them and filters speak of them.
+
+        Those that are registered already stay as they are.
+
+        Raises:
+            InvalidRequestError: a name can't be registered, or is already with another type.
+        """
+        types = {key.name: _TYPES[key.metadata_type] for key in keys}
+        if types:
+            request = m.AddSearchAttributesRequest(namespace=self.namespace, search_attributes=types)
+            await call(self.service.add_search_attributes, request)
+
     def list_workflows(
         self, query: str | None = None, *, page_size: int = 1000, limit: int | None = None
     ) -> AsyncIterator[WorkflowExecution]:
-        """Workflows that match a list filter, newest first: ``async for workflow in client.list_workflows(…)``.
+        """Workflows that match a list filter: ``async for workflow in client.list_workflows(…)``.
+
+        Those that run come first, the newest of them before others, then those that closed, the last of them first;
+        ``ORDER BY`` in the filter orders them otherwise.
 
         Args:
             query: e.g. ``"WorkflowType = 'fulfil' AND ExecutionStatus = 'Running'"``; all when None.

@@ -158,6 +158,7 @@ _NEXT_STEP = {
 _CLASSES: dict[StatusCode, type[ServiceError]] = {
     StatusCode.NOT_FOUND: WorkflowNotFoundError,
     StatusCode.INVALID_ARGUMENT: InvalidRequestError,
+    StatusCode.ALREADY_EXISTS: InvalidRequestError,
     StatusCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
     StatusCode.UNAVAILABLE: ServiceUnavailableError,
 }

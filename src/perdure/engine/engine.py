@@ -18,7 +18,7 @@ from perdure.engine.handout import HandOut
 from perdure.engine.history import ActivityItem, Item, Live
 from perdure.engine.ids import Ids, RandomIds
 from perdure.engine.invariants import scan_memory, scan_store
-from perdure.engine.namespaces import DEFAULT_NAMESPACE
+from perdure.engine.namespaces import DEFAULT_NAMESPACE, Namespace
 from perdure.engine.reading import HistoryReader
 from perdure.engine.service import EngineService
 from perdure.engine.shard import Shard
@@ -148,7 +148,14 @@ class Engine:
             id_length=self.config.limits.id_length,
             default_retention_ms=self.config.limits.default_retention_ms,
         )
-        return shard.write_namespace(namespace)
+        return self.write_namespace(namespace)
+
+    def write_namespace(self, namespace: Namespace) -> asyncio.Future[None]:
+        """Keep a namespace that is new or has changed; await the answer for that to be durable."""
+        committer = self.shard.committer
+        committer.group.namespaces.append(namespace.row())
+        committer.touch()
+        return committer.group.durable()
 
     async def stop(self) -> None:
         """Finish the commit in flight, answer every poll empty, close the store. Harmless twice, or before start."""

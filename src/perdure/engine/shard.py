@@ -295,13 +295,6 @@ class Shard:
         namespace = self.namespaces.get(slot.run.state.namespace)
         self.create(namespace, following.request, lineage=following.lineage, run_id=following.run_id)
 
-    def write_namespace(self, namespace: Namespace) -> CommitFuture:
-        """Keep a namespace that is new or has changed; await the answer for that to be durable."""
-        group = self.committer.group
-        group.namespaces.append(namespace.row())
-        self.committer.touch()
-        return group.durable()
-
     def number(self) -> int:
         """A fresh number for a hand-out or a query."""
         self.next_number += 1

@@ -28,6 +28,7 @@ from perdure.engine.commit import Group
 from perdure.engine.history import Lineage
 from perdure.engine.namespaces import Namespace
 from perdure.engine.slot import Slot
+from perdure.engine.visibility.values import AttributeLimits, BadAttributeError, typed
 
 if TYPE_CHECKING:
     from perdure.engine.shard import Shard
@@ -112,6 +113,8 @@ async def start_workflow(
                 ),
             )
         await pending
+    if lineage is None and request.HasField("search_attributes"):
+        request = _with_types(request, namespace, shard.limits.of_attributes)
     slot, group = shard.create(namespace, request, lineage=lineage, signal=signal, offer=offer)
     if existing is not None and existing.run.is_open:
         ending = history.terminate(
@@ -123,6 +126,20 @@ async def start_workflow(
         )
         shard.apply(existing, ending)
     return Started(slot, True, group)
+
+
+def _with_types(
+    request: m.StartWorkflowExecutionRequest, namespace: Namespace, limits: AttributeLimits
+) -> m.StartWorkflowExecutionRequest:
+    """The same start with the types of its search attributes. Raises RpcError INVALID_ARGUMENT."""
+    try:
+        checked = typed(request.search_attributes, namespace.name, namespace.attributes, limits)
+    except BadAttributeError as bad:
+        raise _invalid(str(bad)) from None
+    start = m.StartWorkflowExecutionRequest()
+    start.CopyFrom(request)
+    start.search_attributes.CopyFrom(checked)
+    return start
 
 
 def _answer_with(shard: Shard, slot: Slot, signal: m.SignalWorkflowExecutionRequest | None) -> Started:

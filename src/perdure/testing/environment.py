@@ -27,6 +27,7 @@ from perdure.api.durations import datetime_of_ms, ms_of_timedelta
 from perdure.app import WorkerOptions
 from perdure.client import Client
 from perdure.client.options import DEFAULT_TASK_QUEUE
+from perdure.common import SearchAttributeKey
 from perdure.converter import DataConverter
 from perdure.engine import Engine, EngineConfig
 from perdure.engine.clock import SystemClock, VirtualClock
@@ -202,6 +203,7 @@ class WorkflowEnvironment:
         namespace: str = "default",
         data_converter: DataConverter | None = None,
         task_queue: str = DEFAULT_TASK_QUEUE,
+        search_attributes: Sequence[SearchAttributeKey[Any]] = (),
     ) -> None:
         """Make an environment; entering it starts it.
 
@@ -211,6 +213,7 @@ class WorkflowEnvironment:
             namespace: of the client.
             data_converter: of the client.
             task_queue: where the client starts workflows and `worker` listens.
+            search_attributes: registered with the namespace when it starts.
         """
         start_ms = None if start_time is None else ms_of_timedelta(start_time - datetime(1970, 1, 1, tzinfo=UTC))
         self._virtual: VirtualClock | None = None
@@ -223,22 +226,32 @@ class WorkflowEnvironment:
         self._namespace = namespace
         self._data_converter = data_converter
         self._task_queue = task_queue
+        self._search_attributes = search_attributes
         self._client: Client | None = None
         self._driver: asyncio.Task[None] | None = None
 
     @classmethod
     async def start_time_skipping(
-        cls, *, data_converter: DataConverter | None = None, start_time: datetime | None = None
+        cls,
+        *,
+        data_converter: DataConverter | None = None,
+        start_time: datetime | None = None,
+        search_attributes: Sequence[SearchAttributeKey[Any]] = (),
     ) -> Self:
         """An environment on a clock that jumps, started."""
-        env = cls(data_converter=data_converter, start_time=start_time)
+        env = cls(data_converter=data_converter, start_time=start_time, search_attributes=search_attributes)
         await env.start()
         return env
 
     @classmethod
-    async def start_local(cls, *, data_converter: DataConverter | None = None) -> Self:
+    async def start_local(
+        cls,
+        *,
+        data_converter: DataConverter | None = None,
+        search_attributes: Sequence[SearchAttributeKey[Any]] = (),
+    ) -> Self:
         """An environment on the system's clock, started."""
-        env = cls(time_skipping=False, data_converter=data_converter)
+        env = cls(time_skipping=False, data_converter=data_converter, search_attributes=search_attributes)
         await env.start()
         return env
 
@@ -254,6 +267,7 @@ class WorkflowEnvironment:
         self._client = Client(
             service, namespace=self._namespace, data_converter=self._data_converter, task_queue=self._task_queue
         )
+        await self._client.add_search_attributes(self._search_attributes)
 
     async def shutdown(self) -> None:
         """Stop the engine; nothing is kept. Harmless to repeat."""

@@ -28,7 +28,7 @@ def test_what_is_sealed_is_what_is_opened(namespace: str, key: int, count: int, 
         assert (
             TOKENS.open_history(namespace, TOKENS.history(namespace, token, reverse=reverse), reverse=reverse) == token
         )
-    page = ListToken(-5, key, b"12345678")
+    page = ListToken((-5, None, namespace, key), b"12345678")
     assert TOKENS.open_list_page(namespace, TOKENS.list_page(namespace, page)) == page
     assert TOKENS.open_names_page(TOKENS.names_page(namespace)) == namespace
 
@@ -72,7 +72,7 @@ def test_each_kind_opens_its_own_only() -> None:
         TOKENS.activity("default", 1, 2, 3),
         TOKENS.history("default", HistoryToken(1, 2)),
         TOKENS.history("default", HistoryToken(1, 2), reverse=True),
-        TOKENS.list_page("default", ListToken(1, 2, b"12345678")),
+        TOKENS.list_page("default", ListToken((1, 2), b"12345678")),
     ]
     for index, token in enumerate(sealed):
         for other, opener in enumerate(OPENERS[:5]):

@@ -13,6 +13,7 @@ from perdure.engine.history.planning import (
     check_name,
     check_namespace,
     check_policy,
+    check_search_attributes,
     check_size,
     check_span,
     write,
@@ -41,7 +42,8 @@ def check_start_child(plan: Plan, attributes: m.StartChildWorkflowExecutionComma
         raise BadCommand(_BAD_CHILD, f"{refused}.")
     if attributes.HasField("retry_policy"):
         check_policy(attributes.retry_policy, _BAD_CHILD)
-    for name in ("input", "header", "memo", "search_attributes"):
+    check_search_attributes(plan, attributes)
+    for name in ("input", "header", "memo"):
         check_size(plan, getattr(attributes, name), f"StartChildWorkflowExecutionCommandAttributes.{name}", _BAD_CHILD)
     plan.children += 1
     if len(plan.run.live.child_ids) + plan.children > plan.limits.pending_children:

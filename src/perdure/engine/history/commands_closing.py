@@ -10,6 +10,7 @@ from perdure.engine.history.planning import (
     check_cron,
     check_length,
     check_policy,
+    check_search_attributes,
     check_size,
     check_span,
 )
@@ -92,7 +93,8 @@ def check_continue(plan: Plan, attributes: m.ContinueAsNewWorkflowExecutionComma
     check_span(attributes.backoff_start_interval, "BackoffStartInterval", _BAD_CONTINUE)
     check_cron(attributes.cron_schedule, _BAD_CONTINUE)
     check_policy(attributes.retry_policy, _BAD_CONTINUE)
-    for name in ("input", "header", "memo", "search_attributes"):
+    check_search_attributes(plan, attributes)
+    for name in ("input", "header", "memo"):
         check_size(
             plan, getattr(attributes, name), f"ContinueAsNewWorkflowExecutionCommandAttributes.{name}", _BAD_CONTINUE
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from perdure.api import messages as m
 from perdure.api.durations import duration_ms, set_duration_ms
-from perdure.engine.history import deadlines, events, evolve, pending, timer
+from perdure.engine.history import deadlines, events, evolve, pending, planning, timer
 from perdure.engine.history.planning import (
     BadCommand,
     Plan,
@@ -90,7 +90,7 @@ def record_marker(
 def check_search_attributes(plan: Plan, attributes: m.UpsertWorkflowSearchAttributesCommandAttributes) -> None:
     if not attributes.search_attributes.indexed_fields:
         raise BadCommand(_BAD_SEARCH, "IndexedFields is not set on command.")
-    check_size(plan, attributes, "UpsertWorkflowSearchAttributesCommandAttributes", _BAD_SEARCH)
+    planning.check_search_attributes(plan, attributes, keep_removals=True)
 
 
 def upsert_search_attributes(

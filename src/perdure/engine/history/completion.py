@@ -11,7 +11,7 @@ that it can forget what it has seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
@@ -39,9 +39,13 @@ def complete_workflow_task(
     *,
     limits: Limits,
     new_id: Callable[[], str],
+    attributes: Mapping[str, int] | None = None,
     now_ms: int,
 ) -> Transition:
     """Carry out what the worker decided. The token has been checked by the caller.
+
+    Args:
+        attributes: the types of the namespace's own search attributes, by name.
 
     Raises:
         RpcError: NOT_FOUND, no task is held.
@@ -52,6 +56,7 @@ def complete_workflow_task(
     transition = Transition(run, now_ms)
     asked, manner = reports.read(request)
     plan = Plan(run, limits, now_ms, manner.identity, new_id, len(run.state.buffered))
+    plan.attributes = attributes
     has_updates = run.live.updates is not None
     if has_updates:
         plan.unsent_updates = update.has_unsent(run)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, Protocol
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -14,10 +14,19 @@ from perdure.engine.history import cron, events, retrying
 from perdure.engine.history.recording import append
 from perdure.engine.history.state import Run
 from perdure.engine.history.transition import Limits, Transition
+from perdure.engine.visibility.values import BadAttributeError, typed
 
 _SPAN_MAX_MS: Final = 100 * 365 * 24 * 3600 * 1000
 
 Cause = m.WorkflowTaskFailedCause.ValueType
+_C = m.WorkflowTaskFailedCause
+
+
+class SetsSearchAttributes(Protocol):
+    """Attributes of a command that may set search attributes."""
+
+    @property
+    def search_attributes(self) -> m.SearchAttributes: ...
 
 
 class BadCommand(Exception):
@@ -54,6 +63,8 @@ class Plan(Struct):
     visibility: bool = False
     unsent_updates: bool = False
     """Updates have come that the worker has not seen."""
+    attributes: Mapping[str, int] | None = None
+    """The types of the namespace's own search attributes, by name; None: it has none."""
     mailbox: Mailbox | None = None
     """None: the worker sends no messages."""
 
@@ -116,6 +127,23 @@ def check_length(plan: Plan, name: str, cause: Cause) -> None:
 def check_size(plan: Plan, part: Message, what: str, cause: Cause) -> None:
     if part.ByteSize() > plan.limits.blob_bytes:
         raise BadCommand(cause, f"{what} exceeds size limit of {plan.limits.blob_bytes} bytes.")
+
+
+def check_search_attributes(plan: Plan, attributes: SetsSearchAttributes, *, keep_removals: bool = False) -> None:
+    """Refuse search attributes that can't be set; write the types into those that can, in place."""
+    if not attributes.search_attributes.indexed_fields:
+        return
+    try:
+        checked = typed(
+            attributes.search_attributes,
+            plan.run.state.namespace,
+            plan.attributes or {},
+            plan.limits.of_attributes,
+            keep_removals=keep_removals,
+        )
+    except BadAttributeError as bad:
+        raise BadCommand(_C.WORKFLOW_TASK_FAILED_CAUSE_BAD_SEARCH_ATTRIBUTES, f"{bad}.") from None
+    attributes.search_attributes.CopyFrom(checked)
 
 
 def check_span(duration: Duration, what: str, cause: Cause) -> int:

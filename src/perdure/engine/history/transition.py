@@ -14,6 +14,7 @@ from msgspec import Struct
 from perdure.api import RpcError
 from perdure.api import messages as m
 from perdure.engine.history.state import OutMessage, Run
+from perdure.engine.visibility.values import AttributeLimits
 
 __all__ = ["DEFAULT_LIMITS", "NO_LINEAGE", "Limits", "Lineage", "NextRun", "Transition", "UpdateChange", "UpdateFate"]
 
@@ -56,6 +57,11 @@ class Limits:
     """Of one value."""
     search_attributes_bytes: int = 40 * 1024
     """Of all that one request sets."""
+
+    @property
+    def of_attributes(self) -> AttributeLimits:
+        """Those of the search attributes that one request sets."""
+        return AttributeLimits(self.search_attributes, self.search_attribute_bytes, self.search_attributes_bytes)
 
 
 DEFAULT_LIMITS = Limits()

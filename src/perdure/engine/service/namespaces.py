@@ -78,7 +78,7 @@ class NamespaceTopic(ServiceTopic):
         """Raises RpcError NOT_FOUND, INVALID_ARGUMENT."""
         self.engine.check_running()
         namespace = self.namespaces.update(request)
-        await self.shard.write_namespace(namespace)
+        await self.engine.write_namespace(namespace)
         described = self._describe(namespace)
         return m.UpdateNamespaceResponse(
             namespace_info=described.namespace_info,
@@ -90,7 +90,7 @@ class NamespaceTopic(ServiceTopic):
         """No workflow starts in it any more; those that run go on. Raises RpcError NOT_FOUND."""
         self.engine.check_running()
         deprecated = m.NamespaceState.NAMESPACE_STATE_DEPRECATED
-        await self.shard.write_namespace(self.namespaces.set_state(request.namespace, deprecated))
+        await self.engine.write_namespace(self.namespaces.set_state(request.namespace, deprecated))
         return m.DeprecateNamespaceResponse()
 
     def _describe(self, namespace: Namespace) -> m.DescribeNamespaceResponse:

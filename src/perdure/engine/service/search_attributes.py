@@ -40,7 +40,7 @@ class SearchAttributeTopic(ServiceTopic):
             most_per_type=self.limits.search_attributes_per_type,
         )
         if namespace is not None:
-            await self.shard.write_namespace(namespace)
+            await self.engine.write_namespace(namespace)
         return m.AddSearchAttributesResponse()
 
     async def remove_search_attributes(
@@ -51,7 +51,7 @@ class SearchAttributeTopic(ServiceTopic):
         if not request.search_attributes:
             raise invalid("SearchAttributes are not set on request.")
         name = request.namespace or DEFAULT_NAMESPACE
-        await self.shard.write_namespace(self.namespaces.remove_attributes(name, request.search_attributes))
+        await self.engine.write_namespace(self.namespaces.remove_attributes(name, request.search_attributes))
         return m.RemoveSearchAttributesResponse()
 
     async def list_search_attributes(self, request: m.ListSearchAttributesRequest) -> m.ListSearchAttributesResponse:

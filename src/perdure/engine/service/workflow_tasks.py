@@ -126,7 +126,12 @@ class WorkflowTaskTopic(ServiceTopic):
         slot = self._held(namespace, request.task_token)
         now_ms = self.clock.now_ms()
         transition = history.complete_workflow_task(
-            slot.run, request, limits=self.limits, new_id=shard.ids.new_id, now_ms=now_ms
+            slot.run,
+            request,
+            limits=self.limits,
+            new_id=shard.ids.new_id,
+            attributes=self.namespaces.by_name[namespace].attributes,
+            now_ms=now_ms,
         )
         error = transition.error
         answered: list[PendingQuery] = []

@@ -88,7 +88,7 @@ def _place(row: VisibilityRow, attributes: Attributes, order: Order) -> Value | 
         return STATUS_RANKS[row.status]
     values = _values(row, attributes, order.attribute)
     least_or_greatest = max if order.descending else min
-    return least_or_greatest(values, default=None)  # type: ignore[type-var]
+    return least_or_greatest(values, default=None)  # type: ignore[type-var]  # Of one type.
 
 
 def _key(value: Value | None, order: Order) -> tuple[bool, Value]:
@@ -101,7 +101,7 @@ def _is_after(place: Position, after: Position, query: VisibilityQuery) -> bool:
         if value != bound:
             return (_key(value, order) > _key(bound, order)) is not order.descending
     run_key, last_key = place[-1], after[-1]
-    return run_key != last_key and (run_key > last_key) is not query.descending  # type: ignore[operator]
+    return run_key != last_key and (run_key > last_key) is not query.descending  # type: ignore[operator]  # Both are keys.
 
 
 def groups(
@@ -112,4 +112,4 @@ def groups(
     for row in fitting(rows, attributes, query):
         for value in _values(row, attributes, by):
             counts[value] = counts.get(value, 0) + 1
-    return sorted(counts.items(), key=lambda entry: entry[0])[:limit]  # type: ignore[return-value]
+    return sorted(counts.items(), key=lambda entry: entry[0])[:limit]  # type: ignore[return-value]  # Of one type.

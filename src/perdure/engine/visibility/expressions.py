@@ -149,4 +149,4 @@ def matches(expression: Expression, values_of: Callable[[Attribute], Sequence[Va
 
 
 def _within(value: Value, low: Value | None, high: Value | None) -> bool:
-    return (low is None or low <= value) and (high is None or value < high)  # type: ignore[operator]
+    return (low is None or low <= value) and (high is None or value < high)  # type: ignore[operator]  # Of one type.

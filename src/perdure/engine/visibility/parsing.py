@@ -486,7 +486,7 @@ def _range(attribute: Attribute, low: Value | None, high: Value | None) -> Expre
         if high <= INT_MIN:
             return NOTHING
         high = None if high > INT_MAX else high
-    if low is not None and high is not None and low >= high:  # type: ignore[operator]
+    if low is not None and high is not None and low >= high:  # type: ignore[operator]  # Of one type, as the attribute's are.
         return NOTHING
     return Range(attribute, low, high)
 

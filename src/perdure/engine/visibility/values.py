@@ -177,7 +177,12 @@ def is_removal(payload: m.Payload) -> bool:
 
 
 def typed(
-    given: m.SearchAttributes, namespace: str, custom: Mapping[str, ValueType], limits: AttributeLimits
+    given: m.SearchAttributes,
+    namespace: str,
+    custom: Mapping[str, ValueType],
+    limits: AttributeLimits,
+    *,
+    keep_removals: bool = False,
 ) -> m.SearchAttributes:
     """The same attributes with the types they are registered with.
 
@@ -186,6 +191,7 @@ def typed(
         namespace: the namespace's name, for the message of a refusal.
         custom: its own attributes' types by name.
         limits: what is refused.
+        keep_removals: False to leave out those that would be taken away.
 
     Raises:
         BadAttributeError: an attribute is unknown, can't be set, or its value is not of its type or too large.
@@ -208,6 +214,8 @@ def typed(
             )
         if not is_removal(payload):
             _check(name, payload, value_type)
+        elif not keep_removals:
+            continue
         target = checked.indexed_fields[name]
         target.CopyFrom(payload)
         target.metadata["type"] = TYPE_NAMES[value_type].encode()

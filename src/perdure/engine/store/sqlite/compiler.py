@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from perdure.engine.store.evaluation import OPEN_CLOSE_MS, STATUS_RANKS
+from perdure.engine.store.sqlite.statements import load_statements
 from perdure.engine.visibility.expressions import (
     And,
     Attribute,
@@ -40,6 +41,9 @@ __all__ = [
     "run_keys",
     "sort_keys",
 ]
+
+SQL: Final = load_statements("visibility.sql")
+"""What statements are made of, by name."""
 
 CLOSE_KEY: Final = f"coalesce(close_ms, {OPEN_CLOSE_MS})"
 """As the indexes have it."""
@@ -131,11 +135,8 @@ def _fits(leaf: In | Range, column: str, values: Parameters) -> str:
 
 
 def _has(attribute: Attribute, fits: str, values: Parameters) -> str:
-    """Whether the run has such a value. It names no namespace, so that SQLite looks up the run and not the value."""
-    return (
-        "EXISTS (SELECT 1 FROM search_attributes AS a WHERE a.run_key = visibility.run_key"
-        f" AND a.name = {values.add(attribute.name)} AND a.type = {values.add(attribute.type)}{fits})"
-    )
+    """Whether the run has such a value."""
+    return SQL["has_value"].format(name=values.add(attribute.name), type=values.add(attribute.type), fits=fits)
 
 
 # -- candidates --------------------------------------------------------------------------------------------------------
@@ -176,21 +177,16 @@ def run_keys(leaves: Leaves, namespace: str, values: Parameters) -> str:
 
 def _run_keys(leaf: In | Range, namespace: str, values: Parameters) -> str:
     attribute = leaf.attribute
+    asked = {"namespace": values.add(namespace)}
     by_index = _BY_INDEX.get(attribute.name)
-    if by_index is not None:
-        index, column = by_index
-        source = f"visibility INDEXED BY {index} WHERE namespace = {values.add(namespace)}"
-    else:
-        column = "value"
-        source = (
-            "search_attributes INDEXED BY search_attributes_by_value"
-            f" WHERE namespace = {values.add(namespace)} AND name = {values.add(attribute.name)}"
-            f" AND type = {values.add(attribute.type)}"
-        )
+    if by_index is None:
+        asked |= {"name": values.add(attribute.name), "type": values.add(attribute.type)}
+        return SQL["runs_by_attribute"].format(fits=_fits(leaf, "value", values), **asked)
+    index, column = by_index
     fits = _fits(leaf, column, values)
     if attribute.name == "CloseTime" and isinstance(leaf, Range) and leaf.high is None:
         fits += f" AND {CLOSE_KEY} < {OPEN_CLOSE_MS}"
-    return f"SELECT run_key FROM {source} AND {fits}"
+    return SQL["runs_by_column"].format(index=index, fits=fits, **asked)
 
 
 # -- order -------------------------------------------------------------------------------------------------------------
@@ -219,10 +215,10 @@ class SortKey:
 
 
 def _attribute_key(order: Order, values: Parameters) -> str:
-    pick = "max" if order.descending else "min"
-    return (
-        f"(SELECT {pick}(a.value) FROM search_attributes AS a WHERE a.run_key = visibility.run_key"
-        f" AND a.name = {values.add(order.attribute.name)} AND a.type = {values.add(order.attribute.type)})"
+    return SQL["sort_value"].format(
+        pick="max" if order.descending else "min",
+        name=values.add(order.attribute.name),
+        type=values.add(order.attribute.type),
     )
 
 

@@ -163,7 +163,7 @@ class SqliteStore:
         recognise(self.path, create=self._create)
         self._lock.acquire()
         try:
-            self._statements = load_statements("queries.sql", "commit.sql", "visibility.sql")
+            self._statements = load_statements("queries.sql", "commit.sql")
             connection = self._connect(WRITER_CACHE_KIB)
             prepare_schema(connection, self.path)
             require_durable(connection, self.path)
@@ -181,7 +181,7 @@ class SqliteStore:
             if isinstance(error, apsw.Error):
                 raise open_error(self.path, error) from error
             raise
-        self._visibility = Visibility(scanner, self._statements)
+        self._visibility = Visibility(scanner)
         self._scans = ThreadPoolExecutor(1, "perdure-scan")
         writer = Writer(connection, self._statements["batch_insert"], self.path)
         writer.start()

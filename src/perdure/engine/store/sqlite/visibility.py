@@ -23,6 +23,7 @@ import apsw
 from perdure.engine.store.port import VisibilityPage, VisibilityRow
 from perdure.engine.store.sqlite.compiler import (
     COLUMNS,
+    SQL,
     Leaves,
     Parameters,
     beyond,
@@ -68,9 +69,8 @@ _COLUMNS_OF_A_ROW: Final = len(VisibilityRow._fields)
 class Visibility:
     """Reads visibility rows on a connection of its own; calls may take long and come one at a time."""
 
-    def __init__(self, connection: apsw.Connection, statements: dict[str, str]) -> None:
+    def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
-        self._statements = statements
 
     def list(self, query: VisibilityQuery, after: Position | None, limit: int) -> VisibilityPage:
         """A page in the query's order."""
@@ -101,31 +101,39 @@ class Visibility:
     def _count(self, namespace: str, where: Expression) -> int:
         values = Parameters()
         if where == EVERYTHING:
-            sql = f"{self._statements['count_all']} WHERE namespace = {values.add(namespace)}"
+            sql = SQL["count_everything"].format(namespace=values.add(namespace))
         elif _is_counted(where):
-            sql = f"SELECT sum(runs) {_counters(namespace, where, values)}"
+            sql = SQL["count_by_counters"].format(source=_source("counters", namespace, where, values))
         else:
-            few = self._few(namespace, where)
-            sql = f"SELECT count(*) {_source(namespace, where, few, values)}"
+            sql = SQL["count_runs"].format(source=self._runs(namespace, where, values))
         rows = self._execute(sql, values)
         return (rows[0][0] or 0) if rows else 0
 
     def _groups(self, namespace: str, where: Expression, by: Attribute, limit: int) -> Groups:
         values = Parameters()
         column = COLUMNS.get(by.name)
-        if by.name in _COUNTED and _is_counted(where):
-            sql = f"SELECT {column}, sum(runs) {_counters(namespace, where, values)} AND runs > 0"
-        elif column is not None:
-            few = self._few(namespace, where)
-            sql = f"SELECT {column}, count(*) {_source(namespace, where, few, values)}"
-        else:
-            sql = (
-                "SELECT b.value, count(*) FROM search_attributes AS b INDEXED BY search_attributes_by_value"
-                " CROSS JOIN visibility ON visibility.run_key = b.run_key"
-                f" WHERE b.namespace = {values.add(namespace)} AND b.name = {values.add(by.name)}"
-                f" AND b.type = {values.add(by.type)} AND {condition(where, values)}"
+        if column is None:
+            sql = SQL["group_by_attribute"].format(
+                namespace=values.add(namespace),
+                name=values.add(by.name),
+                type=values.add(by.type),
+                condition=condition(where, values),
+                limit=values.add(limit),
             )
-        return self._execute(f"{sql} GROUP BY 1 ORDER BY 1 LIMIT {values.add(limit)}", values)
+        elif by.name in _COUNTED and _is_counted(where):
+            source = _source("counters", namespace, where, values)
+            sql = SQL["group_by_counters"].format(column=column, source=source, limit=values.add(limit))
+        else:
+            source = self._runs(namespace, where, values)
+            sql = SQL["group_runs"].format(column=column, source=source, limit=values.add(limit))
+        return self._execute(sql, values)
+
+    def _runs(self, namespace: str, where: Expression, values: Parameters) -> str:
+        """The runs that fit, from a few candidates or from all."""
+        few = self._few(namespace, where)
+        if few is None:
+            return _source("all_runs", namespace, where, values, index=_scanned(where))
+        return _source("few_runs", namespace, where, values, candidates=run_keys(few, namespace, values))
 
     # -- listing ---------------------------------------------------------------------------------------------------
 
@@ -136,18 +144,22 @@ class Visibility:
         index = _walked(query, where)
         if index is not None and _is_whole(index, where):
             return self._walk(query, where, index, after, limit)
-        few = self._few(query.namespace, where)
-        if few is None and index is not None:
-            return self._walk(query, where, index, after, limit)
         values = Parameters()
         keys = sort_keys(query, values)
-        place = ""
-        if after is not None:
-            place = f" AND ({' OR '.join(beyond(keys, query.descending, after, values))})"
-        sql = (
-            f"{self._statements['listed']}, {', '.join(key.sql for key in keys)}"
-            f" {_source(query.namespace, where, few, values)}{place}"
-            f" ORDER BY {', '.join(key.order() for key in keys)}, {_last(query)} LIMIT {values.add(limit)}"
+        few = self._few(query.namespace, where)
+        if few is not None:
+            candidates = run_keys(few, query.namespace, values)
+            source = _source("few_runs", query.namespace, where, values, candidates=candidates)
+        elif index is not None:
+            return self._walk(query, where, index, after, limit)
+        else:
+            source = _source("all_runs", query.namespace, where, values, index=_scanned(where))
+        sql = SQL["page"].format(
+            keys=", ".join(key.sql for key in keys),
+            source=source,
+            place="" if after is None else f" AND ({' OR '.join(beyond(keys, query.descending, after, values))})",
+            order=", ".join([*(key.order() for key in keys), _last(query)]),
+            limit=values.add(limit),
         )
         return self._execute(sql, values)
 
@@ -159,15 +171,14 @@ class Visibility:
         for part in range(1 if after is None else 2):
             values = Parameters()
             (key,) = keys = sort_keys(query, values)
-            place, order = "", f"{key.order()}, {_last(query)}"
-            if after is not None:
-                place = f" AND {beyond(keys, query.descending, after, values)[part]}"
-                if part == 0:
-                    order = _last(query)  # Of one key all; SQLite would sort them by it.
-            sql = (
-                f"{self._statements['listed']}, {key.sql} FROM visibility INDEXED BY {index}"
-                f" WHERE namespace = {values.add(query.namespace)} AND {condition(where, values)}{place}"
-                f" ORDER BY {order} LIMIT {values.add(limit - len(rows))}"
+            # Those beside the place have its key; told to sort by it, SQLite would.
+            beside = after is not None and part == 0
+            sql = SQL["page"].format(
+                keys=key.sql,
+                source=_source("all_runs", query.namespace, where, values, index=index),
+                place="" if after is None else f" AND {beyond(keys, query.descending, after, values)[part]}",
+                order=_last(query) if beside else f"{key.order()}, {_last(query)}",
+                limit=values.add(limit - len(rows)),
             )
             rows += self._execute(sql, values)
             if len(rows) >= limit:
@@ -181,7 +192,8 @@ class Visibility:
         for leaves in candidates(where)[:PROBES]:
             values = Parameters()
             keys = run_keys(leaves, namespace, values)
-            ((found,),) = self._execute(f"SELECT count(*) FROM (SELECT 1 FROM ({keys}) LIMIT {bound})", values)
+            sql = SQL["count_some"].format(candidates=keys, limit=values.add(bound))
+            ((found,),) = self._execute(sql, values)
             if found < bound:
                 best, bound = leaves, max(found, 1)
         return best
@@ -190,13 +202,16 @@ class Visibility:
 
     def _decided(self, query: VisibilityQuery) -> Expression:
         """The condition without what is decided because no run has an attribute."""
-        absent: set[Attribute] = set()
-        for attribute in _attributes(query.where):
-            if attribute.name not in COLUMNS:
-                asked = [query.namespace, attribute.name, attribute.type]
-                if not execute(self._connection, self._statements["has_attribute"], asked).fetchall():
-                    absent.add(attribute)
-        return _simplified(query.where, absent)
+        return _simplified(query.where, {each for each in _attributes(query.where) if self._is_absent(query, each)})
+
+    def _is_absent(self, query: VisibilityQuery, attribute: Attribute) -> bool:
+        if attribute.name in COLUMNS:
+            return False
+        values = Parameters()
+        sql = SQL["has_attribute"].format(
+            namespace=values.add(query.namespace), name=values.add(attribute.name), type=values.add(attribute.type)
+        )
+        return not self._execute(sql, values)
 
     def _execute(self, sql: str, values: Parameters) -> list[Any]:
         return execute(self._connection, sql, values.values).fetchall()
@@ -280,18 +295,9 @@ def _is_counted(where: Expression) -> bool:
     return {attribute.name for attribute in _attributes(where)} <= _COUNTED
 
 
-def _counters(namespace: str, where: Expression, values: Parameters) -> str:
-    """FROM and WHERE of a statement that looks at the counters, whose columns are named as those of the runs."""
-    return f"FROM visibility_counts WHERE namespace = {values.add(namespace)} AND {condition(where, values)}"
-
-
-def _source(namespace: str, where: Expression, few: Leaves | None, values: Parameters) -> str:
-    """FROM and WHERE of a statement that looks at candidates, or at all runs."""
-    if few is None:
-        source = f"INDEXED BY {_scanned(where)} WHERE"
-    else:
-        source = f"NOT INDEXED WHERE run_key IN ({run_keys(few, namespace, values)}) AND"
-    return f"FROM visibility {source} namespace = {values.add(namespace)} AND {condition(where, values)}"
+def _source(name: str, namespace: str, where: Expression, values: Parameters, **parts: str) -> str:
+    """A table with an index and a condition, as the block of a name has it."""
+    return SQL[name].format(namespace=values.add(namespace), condition=condition(where, values), **parts)
 
 
 def _scanned(where: Expression) -> str:
