@@ -135,7 +135,8 @@ class App:
             limits=self._limits,
         )
         try:
-            await client.add_search_attributes(self._search_attributes)
+            if self._search_attributes:
+                await client.add_search_attributes(*self._search_attributes)
             workflows, activities = self._workflows, self._activities
             if workflows is None:
                 workflows = _latest([(known.name, known.target, known) for known in WORKFLOWS.workflows()])

@@ -68,10 +68,10 @@ async def test_attributes_are_registered_before_they_are_used() -> None:
             await app.start(billed, search_attributes={"Customer": ["c-2"]})
         with pytest.raises(InvalidRequestError, match="position 1: invalid search attribute: Customer"):
             await app.client.count_workflows("Customer = 'c-2'")
-        await app.client.add_search_attributes(KEYS)
-        await app.client.add_search_attributes([CUSTOMER])
+        await app.client.add_search_attributes(*KEYS)
+        await app.client.add_search_attributes(CUSTOMER)
         with pytest.raises(InvalidRequestError, match="already exists"):
-            await app.client.add_search_attributes([SearchAttributeKey.for_int("Customer")])
+            await app.client.add_search_attributes(SearchAttributeKey.for_int("Customer"))
         handle = await app.start(billed, search_attributes={"Customer": ["c-2"]})
         await handle.result()
         assert (await app.client.count_workflows("Bills = 4")).count == 1

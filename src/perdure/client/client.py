@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, TypeVarTuple, Unpack, overload
 
@@ -37,7 +37,6 @@ from perdure.client.options import (
     workflow_target,
 )
 from perdure.client.with_start import UpdateWithStartCalls
-from perdure.common import SearchAttributeKey
 from perdure.converter import CodecService, DataConverter, default
 from perdure.exceptions import PerdureError
 from perdure.replay.checks import check_text
@@ -46,12 +45,6 @@ from perdure.transport import KeepAliveConfig, ServerOptions, TLSConfig
 __all__ = ["Client"]
 
 _KEEP_ALIVE = KeepAliveConfig()
-_TYPES = {
-    name.removeprefix("INDEXED_VALUE_TYPE_").title().replace("_", ""): value_type
-    for name, value_type in m.IndexedValueType.items()
-}
-"""Types of search attributes by the names keys have."""
-
 ReturnT = TypeVar("ReturnT")
 Ts = TypeVarTuple("Ts")
 
@@ -420,19 +413,6 @@ class Client(UpdateWithStartCalls, AdministrationCalls):
             first_execution_run_id=first_execution_run_id,
             result_type=workflow_target(workflow).return_type,
         )
-
-    async def add_search_attributes(self, keys: Iterable[SearchAttributeKey[Any]]) -> None:
-        """Register search attributes with the namespace, so that workflows may have them and filters speak of them.
-
-        Those that are registered already stay as they are.
-
-        Raises:
-            InvalidRequestError: a name can't be registered, or is already with another type.
-        """
-        types = {key.name: _TYPES[key.metadata_type] for key in keys}
-        if types:
-            request = m.AddSearchAttributesRequest(namespace=self.namespace, search_attributes=types)
-            await call(self.service.add_search_attributes, request)
 
     def list_workflows(
         self, query: str | None = None, *, page_size: int = 1000, limit: int | None = None

@@ -17,12 +17,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.api.durations import duration_ms, set_duration_ms
 from perdure.engine.visibility.attributes import CUSTOM_NAME_LENGTH, TYPE_NAMES, TYPES, ValueType, is_reserved
+
+if TYPE_CHECKING:
+    from perdure.engine.history import RunState
 
 __all__ = ["DEFAULT_NAMESPACE", "Namespace", "Namespaces"]
 
@@ -163,6 +166,12 @@ class Namespaces:
         """Namespaces in order of name, after this one; those that are deleted only if asked for."""
         known = self.by_name | self.deleted if deleted else self.by_name
         return [known[each] for each in sorted(known) if each > name][:limit]
+
+    def retain(self, state: RunState) -> None:
+        """A run has closed: it stays as long as its namespace says now."""
+        namespace = self.by_name.get(state.namespace)
+        if namespace is not None:
+            state.retain_until_ms = state.close_ms + namespace.retention_ms
 
     # -- changes ---------------------------------------------------------------------------------------------------
 

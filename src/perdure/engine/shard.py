@@ -222,7 +222,7 @@ class Shard:
                 if transition.attributes:
                     slot.attributes = True
             if transition.closed:
-                self._retain(slot)
+                self.namespaces.retain(slot.run.state)
             if transition.activities:
                 group.activities.append((slot, transition.activities))
             if transition.messages:
@@ -242,13 +242,6 @@ class Shard:
         if slot.queries:
             self.settle_queries(slot)
         return group
-
-    def _retain(self, slot: Slot) -> None:
-        """A run has closed: it stays as long as its namespace says now."""
-        state = slot.run.state
-        namespace = self.namespaces.by_name.get(state.namespace)
-        if namespace is not None and not state.deleted:
-            state.retain_until_ms = state.close_ms + namespace.retention_ms
 
     def durable(self, slot: Slot) -> CommitFuture | None:
         """What to await so that everything the run has decided is durable; None when it is."""

@@ -267,7 +267,8 @@ class WorkflowEnvironment:
         self._client = Client(
             service, namespace=self._namespace, data_converter=self._data_converter, task_queue=self._task_queue
         )
-        await self._client.add_search_attributes(self._search_attributes)
+        if self._search_attributes:
+            await self._client.add_search_attributes(*self._search_attributes)
 
     async def shutdown(self) -> None:
         """Stop the engine; nothing is kept. Harmless to repeat."""
