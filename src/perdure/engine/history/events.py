@@ -264,9 +264,9 @@ def task_completed(
     attributes.identity = request.identity
     if request.HasField("sdk_metadata"):
         attributes.sdk_metadata.CopyFrom(request.sdk_metadata)
+    attributes.binary_checksum = request.binary_checksum
     if request.HasField("worker_version_stamp"):
         attributes.worker_version.CopyFrom(request.worker_version_stamp)
-        attributes.binary_checksum = request.binary_checksum
     if request.HasField("metering_metadata"):
         attributes.metering_metadata.CopyFrom(request.metering_metadata)
     if request.HasField("deployment_options"):
