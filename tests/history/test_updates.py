@@ -534,7 +534,7 @@ def test_updates_in_flight_are_bounded() -> None:
 
 def test_updates_of_a_run_are_bounded_and_pages_keep_them() -> None:
     """As many as two pages and more; each completed one is known after a reload, also when the run has closed."""
-    limits = h.Limits(updates_per_run=300, updates_suggest=200)
+    limits = h.Limits(updates_per_run=300, updates_suggest=0.7)
     scenario = Scenario(limits=limits)
     scenario.step()
     ids: list[str] = []
@@ -614,15 +614,31 @@ def test_an_update_with_start_ends_the_delay() -> None:
     assert scenario.names() == ["WorkflowStarted", "WorkflowTaskScheduled"]
 
 
-def test_an_update_rides_on_a_failing_task() -> None:
+def test_an_update_rides_on_a_task_that_failed() -> None:
     scenario = Scenario()
-    for _ in range(3):
-        scenario.start_task()
-        scenario.fail_task()
+    scenario.start_task()
+    scenario.fail_task()
     assert not admit(scenario).workflow_task
-    scenario.wait_due()
     scenario.start_task()
     assert len(h.update_messages(scenario.run, sticky=False)) == 1
+
+
+def test_a_run_whose_task_keeps_failing_refuses_updates() -> None:
+    scenario = Scenario()
+    admit(scenario, "before")
+    for _ in range(2):
+        scenario.start_task()
+        scenario.fail_task()
+    error = scenario.refuse(
+        StatusCode.FAILED_PRECONDITION,
+        h.admit_update,
+        scenario.run,
+        request(),
+        limits=LIMITS,
+        now_ms=scenario.now_ms,
+    )
+    assert isinstance(error.details[0], m.WorkflowNotReadyFailure)
+    assert not admit(scenario, "before").changed
 
 
 def reapplied() -> Scenario:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from temporalio import activity, workflow
+from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import (
     Client,
     WithStartWorkflowOperation,
@@ -361,3 +363,49 @@ async def test_a_server_that_is_killed_midway(spawn_server: Spawn) -> None:
         assert await handle.result() == ["x", "y"]
     await replayed(handle)
     assert (await names(handle)).count("UPDATE_ACCEPTED") == 3
+
+
+async def test_runs_that_the_worker_has_forgotten(client: Client) -> None:
+    """A cache of one run: most tasks find it gone, also those that are forgotten in the end."""
+    async with worker(client, max_cached_workflows=1, max_concurrent_workflow_tasks=2):
+        handles = [await begin(client, f"w{number}") for number in range(4)]
+
+        async def update(handle: Handle, item: str) -> int:
+            try:
+                return await handle.execute_update(Basket.add, item)
+            except WorkflowUpdateFailedError:
+                return 0
+
+        for lap in range(1, 6):
+            found = await asyncio.gather(
+                *(update(handle, item) for handle in handles for item in ("", f"{lap}", "bad"))
+            )
+            assert found == [0, lap, 0] * 4
+        for handle in handles:
+            await handle.signal(Basket.finish)
+            assert await handle.result() == ["1", "2", "3", "4", "5"]
+            await replayed(handle)
+
+
+async def test_a_reset_takes_updates_over(client: Client) -> None:
+    async with worker(client):
+        handle = await begin(client)
+        assert await handle.execute_update(Basket.add, "x", id="x") == 1
+        assert await handle.execute_update(Basket.add_labelled, "y", id="y") == "<<y>>"
+        response = await client.workflow_service.reset_workflow_execution(
+            ResetWorkflowExecutionRequest(
+                namespace=client.namespace,
+                workflow_execution=WorkflowExecution(workflow_id="a", run_id=handle.result_run_id or ""),
+                workflow_task_finish_event_id=3,
+                reason="again",
+                request_id="again",
+            )
+        )
+        again = client.get_workflow_handle_for(Basket.run, "a", run_id=response.run_id)
+        assert await again.get_update_handle("y", result_type=str).result() == "<<y>>"
+        assert await again.execute_update(Basket.add, "z") == 3
+        await again.signal(Basket.finish)
+        assert await again.result() == ["x", "<<y>>", "z"]
+        found = await names(again)
+        assert (found.count("UPDATE_ADMITTED"), found.count("UPDATE_COMPLETED")) == (2, 3)
+    await replayed(again)

@@ -23,15 +23,12 @@ from typing import TYPE_CHECKING
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
-from perdure.engine.history import Run, pending_task_id
+from perdure.engine.history import Run, is_failing, pending_task_id
 
 if TYPE_CHECKING:
     from perdure.engine.commit import Group
 
 __all__ = ["PendingQuery", "QueryState", "RunQueries", "failing_error", "is_direct"]
-
-FAILING_ATTEMPT = 3
-"""From this attempt on a workflow task is failing, and queries fail fast."""
 
 
 class QueryState(IntEnum):
@@ -145,7 +142,7 @@ def is_direct(run: Run) -> bool:
 def failing_error(run: Run) -> RpcError | None:
     """The error of queries while the run's workflow task keeps failing."""
     state = run.state
-    if run.is_open and state.task_scheduled_event_id and state.task_attempt >= FAILING_ATTEMPT:
+    if is_failing(run):
         return RpcError(
             StatusCode.FAILED_PRECONDITION,
             "cannot query the workflow: its workflow task is failing"

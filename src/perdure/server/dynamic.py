@@ -42,6 +42,12 @@ def _count(value: object) -> int:
     return value
 
 
+def _share(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError("a number from 0 to 1")
+    return float(value)
+
+
 def _milliseconds(value: object) -> int:
     if not isinstance(value, str) or not _SPAN.fullmatch(value):
         raise ValueError('a span of time such as "10s"')
@@ -56,7 +62,10 @@ _Reader = Callable[[object], int | float]
 
 _OF_RUNS: dict[str, tuple[str, _Reader]] = {
     "history.defaultWorkflowTaskTimeout": ("default_task_timeout_ms", _milliseconds),
+    "history.maxInFlightUpdates": ("updates_in_flight", _count),
     "history.maximumSignalsPerExecution": ("signals_per_run", _count),
+    "history.maxTotalUpdates": ("updates_per_run", _count),
+    "history.maxTotalUpdates.suggestContinueAsNewThreshold": ("updates_suggest", _share),
     "history.workflowTaskRetryMaxInterval": ("task_backoff_max_ms", _milliseconds),
     "limit.blobSize.error": ("blob_bytes", _count),
     "limit.historyCount.error": ("history_events_max", _count),

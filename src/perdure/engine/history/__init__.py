@@ -97,6 +97,7 @@ from perdure.engine.history.waking import wake
 from perdure.engine.history.workflow_task import (
     expire_sticky,
     flush_buffered,
+    is_failing,
     task_frames,
 )
 from perdure.engine.history.workflow_task import fail as fail_workflow_task
@@ -171,6 +172,7 @@ __all__ = [
     "heartbeat_activity",
     "hold_activity",
     "hot",
+    "is_failing",
     "is_child_of",
     "mark_reset",
     "message_delivered",

@@ -43,8 +43,8 @@ class Limits:
     updates_in_flight: int = 10
     """Updates of a run that are admitted or accepted, and not completed."""
     updates_per_run: int = 2000
-    updates_suggest: int = 1800
-    """From so many on, workers are told to continue as new."""
+    updates_suggest: float = 0.9
+    """From this part of `updates_per_run` on, workers are told to continue as new."""
     buffered_events: int = 10_000
     """Events that may wait for a handed-out workflow task; at one more the task is failed."""
     default_task_timeout_ms: int = 10_000

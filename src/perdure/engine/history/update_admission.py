@@ -44,7 +44,7 @@ def admit(run: Run, request: m.Request, *, limits: Limits, with_start: bool = Fa
 
     Raises:
         RpcError: NOT_FOUND, closed; INVALID_ARGUMENT; RESOURCE_EXHAUSTED, too many in flight; FAILED_PRECONDITION,
-            the run has had as many as it may.
+            the run has had as many as it may, or its workflow task is failing.
     """
     update_id = request.meta.update_id
     transition = Transition(run, now_ms, changed=False)
@@ -53,6 +53,13 @@ def admit(run: Run, request: m.Request, *, limits: Limits, with_start: bool = Fa
     if not run.is_open:
         raise lifecycle.closed()
     check(request, limits)
+    if workflow_task.is_failing(run):
+        raise RpcError(
+            StatusCode.FAILED_PRECONDITION,
+            "the workflow can't be updated while its workflow task is failing"
+            f" (attempt {run.state.task_attempt}); see describe for the failure",
+            m.WorkflowNotReadyFailure(),
+        )
     _check_room(run, limits)
     live = run.live
     if live.updates is None:

@@ -31,6 +31,8 @@ LIVE_FRAMES_MAX: Final = 4096
 """Frames of recent events kept in memory of a run nobody works on; beyond, they are read from the store."""
 
 _BACKOFF_EXPONENT_MAX: Final = 30
+_FAILING_ATTEMPT: Final = 3
+"""From this attempt on a workflow task is failing: what needs it is refused at once."""
 
 _CAUSE = m.WorkflowTaskFailedCause
 _TOO_LARGE = m.SuggestContinueAsNewReason.SUGGEST_CONTINUE_AS_NEW_REASON_HISTORY_SIZE_TOO_LARGE
@@ -69,6 +71,12 @@ def ready(run: Run, now_ms: int) -> bool:
     if not state.task_scheduled_event_id and not run.live.speculative:
         return False
     return run.live.task is None and state.task_not_before_ms <= now_ms
+
+
+def is_failing(run: Run) -> bool:
+    """Its workflow task has failed again and again."""
+    state = run.state
+    return state.task_attempt >= _FAILING_ATTEMPT and bool(state.task_scheduled_event_id) and run.is_open
 
 
 def pending_id(run: Run) -> int:
@@ -152,7 +160,7 @@ def _reasons(run: Run, limits: Limits) -> list[m.SuggestContinueAsNewReason.Valu
     if run.state.next_event_id >= limits.history_events_suggest:
         reasons.append(_TOO_MANY)
     book = run.state.updates
-    if book is not None and len(book.completed) + len(book.accepted) >= limits.updates_suggest:
+    if book is not None and len(book.completed) + len(book.accepted) >= limits.updates_suggest * limits.updates_per_run:
         reasons.append(_TOO_MANY_UPDATES)
     return reasons
 
