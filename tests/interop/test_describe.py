@@ -6,13 +6,21 @@ import asyncio
 from datetime import timedelta
 
 from temporalio import activity, workflow
-from temporalio.api.enums.v1 import EventType, PendingActivityState, TaskQueueType
+from temporalio.api.enums.v1 import EventType, PendingActivityState, TaskQueueType, WorkerStatus
 from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, DescribeTaskQueueResponse
+from temporalio.api.workflowservice.v1 import (
+    DescribeTaskQueueRequest,
+    DescribeTaskQueueResponse,
+    DescribeWorkerRequest,
+    ListWorkersRequest,
+)
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.common import Priority, RetryPolicy, WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
+from temporalio.runtime import Runtime, TelemetryConfig
 from temporalio.worker import PollerBehaviorAutoscaling, UnsandboxedWorkflowRunner, Worker
+
+from perdure.server import Server
 
 QUEUE = "describe"
 LONG = timedelta(minutes=1)
@@ -163,3 +171,21 @@ async def test_a_queue_lets_activities_go_at_its_workers_rate(client: Client) ->
         assert asyncio.get_running_loop().time() - began >= 0.9
         described = await queue(client, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY)
         assert described.pollers[0].rate_per_second == 5.0
+
+
+async def test_workers_report_of_themselves(server: Server) -> None:
+    runtime = Runtime(telemetry=TelemetryConfig(), worker_heartbeat_interval=timedelta(seconds=1))
+    client = await Client.connect(server.address, runtime=runtime)
+    request = ListWorkersRequest(namespace="default", query=f"TaskQueue = '{QUEUE}'")
+    async with worker(client, identity="reporter"):
+        assert await client.execute_workflow(Many.run, 2, id="w", task_queue=QUEUE) == 1
+        found = await client.workflow_service.list_workers(request)
+        while not found.workers:
+            found = await client.workflow_service.list_workers(request)
+        (line,) = found.workers
+        assert (line.worker_identity, line.sdk_name) == ("reporter", "temporal-python")
+        about = DescribeWorkerRequest(namespace="default", worker_instance_key=line.worker_instance_key)
+        described = await client.workflow_service.describe_worker(about)
+        assert described.worker_info.worker_heartbeat.task_queue == QUEUE
+    described = await client.workflow_service.describe_worker(about)
+    assert described.worker_info.worker_heartbeat.status == WorkerStatus.WORKER_STATUS_SHUTTING_DOWN

@@ -24,6 +24,7 @@ from perdure.engine.service import EngineService
 from perdure.engine.shard import Shard
 from perdure.engine.store.port import Store
 from perdure.engine.tokens import Tokens
+from perdure.engine.workers import Workers
 
 __all__ = ["Engine", "EngineStatistics"]
 
@@ -80,6 +81,7 @@ class Engine:
         self._batches: Batches | None = None
         self._failure: RpcError | None = None
         self._failed = asyncio.Event()
+        self.workers = Workers()
         self._idle_waiters: list[asyncio.Future[None]] = []
         self._stopped = False
         self.running = False

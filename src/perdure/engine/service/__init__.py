@@ -18,6 +18,7 @@ from perdure.engine.service.search_attributes import SearchAttributeTopic
 from perdure.engine.service.task_queues import TaskQueueTopic
 from perdure.engine.service.update_with_start import UpdateWithStartTopic
 from perdure.engine.service.visibility import VisibilityTopic
+from perdure.engine.service.workers import WorkerTopic
 from perdure.engine.service.workflow_tasks import WorkflowTaskTopic
 
 __all__ = ["EngineService"]
@@ -36,5 +37,6 @@ class EngineService(
     ActivityTopic,
     ActivityControlTopic,
     TaskQueueTopic,
+    WorkerTopic,
 ):
     """The engine as a `perdure.api.WorkflowService`."""

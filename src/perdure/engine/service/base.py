@@ -44,6 +44,7 @@ class ServiceTopic:
         self.tokens = engine.tokens
         self.reader = engine.reader
         self.hand_out = engine.hand_out
+        self.workers = engine.workers
         self.eager = Eager(self.shard, self.hand_out)
 
     def check(self, namespace: str) -> None:

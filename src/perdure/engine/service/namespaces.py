@@ -100,6 +100,8 @@ class NamespaceTopic(ServiceTopic):
             described.replication_config.clusters.add(cluster_name=described.replication_config.active_cluster_name)
         capabilities = described.namespace_info.capabilities
         capabilities.eager_workflow_start = True
+        capabilities.sync_update = capabilities.async_update = True
+        capabilities.worker_heartbeats = True
         capabilities.poller_autoscaling = True
         capabilities.worker_poll_complete_on_shutdown = True
         for capability, method in _CAPABILITIES.items():

@@ -21,7 +21,7 @@ _NEXUS = "Nexus is not supported; start a child workflow or an activity"
 _RULES = "workflow rules are not supported; act on workflows with batch operations"
 _SCHEDULES = "schedules are not supported yet; start the workflow with a cron schedule"
 _STANDALONE = "activities without a workflow are not supported; start a workflow that runs the activity"
-_WORKERS = "workers are not tracked; describe the task queue to see its pollers"
+_WORKERS = "workers are configured where they run; change their options there"
 _NOT_YET = "it is not supported yet"
 
 UNSERVED: dict[str, str] = {
@@ -69,13 +69,9 @@ UNSERVED: dict[str, str] = {
     "delete_workflow_rule": _RULES,
     "list_workflow_rules": _RULES,
     "trigger_workflow_rule": _RULES,
-    "record_worker_heartbeat": _WORKERS,
-    "list_workers": _WORKERS,
     "update_task_queue_config": _NOT_YET,
     "fetch_worker_config": _WORKERS,
     "update_worker_config": _WORKERS,
-    "describe_worker": _WORKERS,
-    "count_workers": _WORKERS,
     "pause_workflow_execution": _NOT_YET,
     "unpause_workflow_execution": _NOT_YET,
     "start_activity_execution": _STANDALONE,

@@ -206,6 +206,8 @@ class WorkflowTaskTopic(ServiceTopic):
     async def shutdown_worker(self, request: m.ShutdownWorkerRequest) -> m.ShutdownWorkerResponse:
         """A worker leaves: its polls are answered at once, and its sticky tasks go to the normal queue."""
         self.check(request.namespace)
+        if request.HasField("worker_heartbeat"):
+            self.workers.record(request.namespace, (request.worker_heartbeat,), self.clock.now_ms())
         self.matching.shut_worker(
             request.namespace,
             worker_key=request.worker_instance_key,
