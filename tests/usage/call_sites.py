@@ -17,7 +17,13 @@ from typing import Any, assert_type
 
 import perdure
 from perdure import Client, RetryPolicy, Worker, WorkflowHandle, activity, workflow
-from perdure.client import WithStartWorkflowOperation, WorkflowUpdateHandle, WorkflowUpdateStage
+from perdure.client import (
+    BatchReset,
+    BatchSignal,
+    WithStartWorkflowOperation,
+    WorkflowUpdateHandle,
+    WorkflowUpdateStage,
+)
 from perdure.common import (
     RawValue,
     SearchAttributeKey,
@@ -359,6 +365,14 @@ async def client() -> None:
     async for found in client.list_workflows("WorkflowType = 'other'"):
         assert_type(found.id, str)
     assert_type((await client.count_workflows()).count, int)
+    batch = await client.start_batch(BatchSignal(Main.take, [3]), query="WorkflowType = 'other'", reason="x")
+    assert_type((await batch.result()).completed, int)
+    await client.start_batch(BatchReset(), workflows=["x", started], reason="x")
+    assert_type(await started.reset(), WorkflowHandle[Any])
+    assert_type(await client.list_search_attributes(), list[SearchAttributeKey[Any]])
+    await client.start_batch(BatchSignal(3), workflows=["x"], reason="x")  # pyright: ignore[reportArgumentType]
+    await client.start_batch(BatchSignal, workflows=["x"], reason="x")  # pyright: ignore[reportArgumentType]
+    await client.add_search_attributes("City")  # pyright: ignore[reportArgumentType]
 
     await client.execute_workflow(one_argument, "x")  # pyright: ignore[reportCallIssue, reportArgumentType]
     await client.execute_workflow(one_argument, 1, 2)  # pyright: ignore[reportCallIssue, reportArgumentType]

@@ -18,6 +18,7 @@ from perdure.api import StatusCode, WorkflowService
 from perdure.api import messages as m
 from perdure.client.administration import AdministrationCalls
 from perdure.client.async_activity import AsyncActivityHandle, AsyncActivityIDReference
+from perdure.client.batches import BatchCalls
 from perdure.client.calls import call
 from perdure.client.descriptions import (
     WorkflowExecution,
@@ -49,7 +50,7 @@ ReturnT = TypeVar("ReturnT")
 Ts = TypeVarTuple("Ts")
 
 
-class Client(UpdateWithStartCalls, AdministrationCalls):
+class Client(UpdateWithStartCalls, BatchCalls, AdministrationCalls):
     """Starts, finds, signals, queries and stops workflows.
 
     Example::
