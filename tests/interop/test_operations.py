@@ -36,6 +36,8 @@ from temporalio.exceptions import CancelledError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner, Worker
 
+from tests.interop.conftest import Spawn
+
 QUEUE = "operations"
 LONG = timedelta(seconds=60)
 SOON = timedelta(milliseconds=50)
@@ -378,6 +380,45 @@ async def test_a_batch_is_stopped(client: Client) -> None:
     )
     assert found.state == BatchOperationState.BATCH_OPERATION_STATE_FAILED and found.reason == "enough"
     assert found.complete_operation_count <= 1
+
+
+async def test_a_batch_outlives_a_kill(spawn_server: Spawn) -> None:
+    """Killed half-way and started again, it goes on; no workflow is served twice."""
+    count = 40
+    server = await spawn_server("start", "--db", "batch.db", "--address", "127.0.0.1:0")
+    client = await Client.connect(server.address)
+    ids = [f"a-{number}" for number in range(count)]
+    for each in ids:
+        await client.start_workflow(Assembly.run, id=each, task_queue=QUEUE)
+    await client.workflow_service.start_batch_operation(
+        StartBatchOperationRequest(
+            namespace=NAMESPACE,
+            job_id="notes",
+            reason="in bulk",
+            visibility_query="ExecutionStatus = 'Running'",
+            max_operations_per_second=100,
+            signal_operation=BatchOperationSignal(signal="note"),
+        )
+    )
+    described = DescribeBatchOperationRequest(namespace=NAMESPACE, job_id="notes")
+
+    async def served() -> int:
+        found = await client.workflow_service.describe_batch_operation(described)
+        return found.complete_operation_count if found.complete_operation_count >= count // 4 else 0
+
+    assert await until(served) < count
+    await server.kill()
+    server = await spawn_server("start", "--db", "batch.db", "--address", "127.0.0.1:0")
+    client = await Client.connect(server.address)
+
+    async def ended() -> DescribeBatchOperationResponse | None:
+        found = await client.workflow_service.describe_batch_operation(described)
+        return found if found.state == BatchOperationState.BATCH_OPERATION_STATE_COMPLETED else None
+
+    assert (await until(ended)).complete_operation_count == count
+    for each in ids:
+        names = await kinds(client.get_workflow_handle(each))
+        assert names.count("workflow_execution_signaled") == 1
 
 
 # -- deletion and options
