@@ -23,7 +23,6 @@ from typing import Protocol
 from perdure.api import RpcError, WorkflowService
 from perdure.engine import Engine, EngineConfig
 from perdure.engine.history import Limits
-from perdure.engine.store.memory import MemoryStore
 from perdure.engine.store.port import (
     StoreCorruptError,
     StoreError,
@@ -43,7 +42,7 @@ from perdure.exceptions import (
     DatabaseNewerError,
     TargetError,
 )
-from perdure.sharing import SharedDatabase
+from perdure.sharing import PrivateMemory, SharedDatabase
 from perdure.transport import GrpcChannel, ServerOptions, service_of
 
 __all__ = ["DEFAULT_PORT", "Lease", "Limits", "Place", "open_service", "place_of"]
@@ -143,32 +142,6 @@ class _Source(Protocol):
     async def wait_failed(self) -> RpcError:
         """Wait until it has failed for good."""
         ...
-
-
-class _Memory:
-    """An engine that keeps nothing."""
-
-    def __init__(self, config: EngineConfig) -> None:
-        self.engine = Engine(MemoryStore(), config=config)
-        self._service: WorkflowService | None = None
-
-    @property
-    def service(self) -> WorkflowService:
-        assert self._service is not None, "it has been opened"
-        return self._service
-
-    async def open(self) -> None:
-        await self.engine.start()
-        self._service = self.engine.service(in_process=True)
-
-    async def close(self) -> None:
-        await self.engine.stop()
-
-    async def abandon(self) -> None:
-        """Nothing outlives its event loop."""
-
-    async def wait_failed(self) -> RpcError:
-        return await self.engine.wait_failed()
 
 
 class _Server:
@@ -304,7 +277,7 @@ async def open_service(
         running = await _open_here(place, target)
         if running is None:
             config = EngineConfig(limits=limits or Limits())
-            source = SharedDatabase(place.name, config=config) if place.kind == "sqlite" else _Memory(config)
+            source = SharedDatabase(place.name, config=config) if place.kind == "sqlite" else PrivateMemory(config)
             running = _running[place, asyncio.get_running_loop()] = _Running(place, limits, source)
         elif limits is not None and limits != running.limits:
             raise TargetError(f"{place.name or target} is open in this process with other limits; close it first")

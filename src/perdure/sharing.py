@@ -38,6 +38,7 @@ from typing import Any, Final
 from perdure.api import EngineStoppedError, RpcError, StatusCode, WorkflowService
 from perdure.api.rpcs import Rpc
 from perdure.engine import Engine, EngineConfig
+from perdure.engine.store.memory import MemoryStore
 from perdure.engine.store.port import (
     StoreCorruptError,
     StoreError,
@@ -50,7 +51,7 @@ from perdure.engine.store.sqlite import SqliteStore
 from perdure.transport import Call, LineLostError, SocketChannel, SocketServer, service_of, socket_path
 from perdure.transport.frames import FrameError
 
-__all__ = ["SharedDatabase"]
+__all__ = ["PrivateMemory", "SharedDatabase"]
 
 _logger = logging.getLogger("perdure.sharing")
 
@@ -173,6 +174,11 @@ class SharedDatabase:
         if self._store is not None:
             await self._store.close()
 
+    def release_polls(self) -> None:
+        """Answer those who wait here, for a server that stops; a member's wait elsewhere."""
+        if self.engine is not None:
+            self.engine.release_polls()
+
     async def wait_failed(self) -> RpcError:
         """Wait until the file cannot be used any more; the error every call gets from then on."""
         await asyncio.wait((self._owned, self._failed), return_when=asyncio.FIRST_COMPLETED)
@@ -286,6 +292,41 @@ class SharedDatabase:
                 self._following.reason = str(error)
             await asyncio.sleep(rest_s)
             rest_s = min(rest_s * 2, _LONGEST_REST_S)
+
+
+class PrivateMemory:
+    """What a `SharedDatabase` is for a file, for an engine that keeps nothing and is shared with nobody."""
+
+    def __init__(self, config: EngineConfig | None = None, *, in_process: bool = True) -> None:
+        self.engine = Engine(MemoryStore(), config=config)
+        self._in_process = in_process
+        self._service: WorkflowService | None = None
+
+    @property
+    def service(self) -> WorkflowService:
+        """Its calls."""
+        assert self._service is not None, "it has been opened"
+        return self._service
+
+    async def open(self) -> None:
+        """Start the engine."""
+        await self.engine.start()
+        self._service = self.engine.service(in_process=self._in_process)
+
+    async def close(self) -> None:
+        """Stop the engine. Harmless to repeat, or before `open`."""
+        await self.engine.stop()
+
+    async def abandon(self) -> None:
+        """Nothing outlives its event loop."""
+
+    def release_polls(self) -> None:
+        """Answer those who wait, for a server that stops."""
+        self.engine.release_polls()
+
+    async def wait_failed(self) -> RpcError:
+        """Wait until the engine has failed for good; the error every call gets from then on."""
+        return await self.engine.wait_failed()
 
 
 class _Following:

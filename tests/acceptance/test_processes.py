@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from perdure.client import Client
-from tests.acceptance.shared import STEPS, Collector
+from tests.acceptance.shared import STEPS, Collector, chain
 
 PROGRAM = Path(__file__).with_name("shared.py")
 PATIENCE_S = 60.0
@@ -54,6 +54,23 @@ class Household:
         self.roles[process.pid] = role
         self.wait(lambda row: row["kind"] == "open" and row["pid"] == process.pid)
         return process.pid
+
+    def serve(self) -> tuple[int, str]:
+        """Start a server; its process id and address."""
+        command = [sys.executable, "-m", "perdure.cli", "server", "start", "--db", str(self.db)]
+        server = subprocess.Popen(
+            [*command, "--address", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        self.processes[server.pid] = server
+        assert server.stdout is not None
+        return server.pid, server.stdout.readline().decode().split(" at ")[1].strip()
+
+    def terminate(self, pid: int) -> None:
+        """As a supervisor does."""
+        process = self.processes.pop(pid)
+        process.terminate()
+        _, complaints = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0, complaints.decode()
 
     def wait(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Wait for a ledger row that nobody has read yet."""
@@ -178,3 +195,23 @@ async def test_members_come_and_go(household: Household) -> None:
         assert household.owner == worker
     await check(household)
     household.dismiss(worker)
+
+
+async def test_a_server_is_one_of_them(household: Household) -> None:
+    """It serves the file over gRPC, whoever owns it."""
+    worker = household.spawn("worker")
+    server, address = household.serve()
+    assert household.owner == worker
+    async with await Client.connect(address) as client:
+        assert await client.execute_workflow(chain, id="before") == STEPS
+        waiting = await client.start_workflow(Collector.run, id="collector")
+        household.kill(worker)
+        await waiting.signal(Collector.hear, "x")
+        assert household.owner == server
+        household.spawn("worker")
+        await waiting.signal(Collector.stop)
+        assert await waiting.result() == ["x"]
+        assert await client.execute_workflow(chain, id="after") == STEPS
+    async with await Client.connect(household.db) as client:
+        assert (await client.count_workflows()).count == 3
+    household.terminate(server)

@@ -11,7 +11,6 @@ own, which check what the request speaks of against what the key is for. Without
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
@@ -20,9 +19,8 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
-from perdure.api import RpcError, StatusCode
+from perdure.api import RpcError, StatusCode, WorkflowService
 from perdure.api.rpcs import RPCS, Rpc
-from perdure.engine.service import EngineService
 from perdure.engine.service.table import is_served, refusal
 from perdure.server.access import authorise
 from perdure.server.admission import Admission
@@ -54,7 +52,7 @@ class Handlers(grpc.GenericRpcHandler):
 
     def __init__(
         self,
-        service: EngineService,
+        service: WorkflowService,
         *,
         others: dict[str, Handler] | None = None,
         public: frozenset[str] = frozenset(),
@@ -123,16 +121,16 @@ class _Refusal:
 class _Call:
     """A method that is served, for one key or for everyone."""
 
-    __slots__ = ("_function", "_handlers", "_has_namespace", "_key", "_parse", "_rpc", "_service", "_waits")
+    __slots__ = ("_check", "_function", "_handlers", "_has_namespace", "_key", "_parse", "_rpc", "_waits")
 
-    def __init__(self, handlers: Handlers, service: EngineService, rpc: Rpc, key: ApiKey | None) -> None:
+    def __init__(self, handlers: Handlers, service: WorkflowService, rpc: Rpc, key: ApiKey | None) -> None:
         self._handlers = handlers
-        self._service = service
+        self._check: Callable[[str], None] | None = getattr(service, "check", None)
         self._rpc = rpc
         self._key = key
         self._function: Callable[..., Awaitable[Message]] = getattr(service, rpc.method)
         self._parse: Callable[[bytes], Any] = rpc.request.FromString
-        self._waits = "timeout_s" in inspect.signature(self._function).parameters
+        self._waits = rpc.is_long_poll
         first = rpc.request.DESCRIPTOR.fields_by_number.get(1)
         self._has_namespace = first is not None and first.name == "namespace" and rpc.method != "register_namespace"
 
@@ -178,8 +176,8 @@ class _Call:
                 f"grpc: received message larger than max ({len(data)} vs. {MESSAGE_BYTES})",
             )
         # Written in order of their numbers, the fields of a request begin with the namespace: tag, length, name.
-        if self._has_namespace and data[0] == 0x0A and data[1] < 0x80:
-            self._service.check(data[2 : 2 + data[1]].decode(errors="replace"))
+        if self._check is not None and self._has_namespace and data[0] == 0x0A and data[1] < 0x80:
+            self._check(data[2 : 2 + data[1]].decode(errors="replace"))
 
 
 async def refuse(context: Context, error: RpcError) -> bytes:

@@ -19,17 +19,16 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from perdure.api import RpcError, StatusCode
+from perdure.api import RpcError, StatusCode, WorkflowService
 from perdure.api import messages as m
-from perdure.engine import Engine, EngineConfig
+from perdure.engine import EngineConfig
 from perdure.engine.namespaces import DEFAULT_NAMESPACE
-from perdure.engine.store.memory import MemoryStore
-from perdure.engine.store.sqlite import SqliteStore
 from perdure.server.dynamic import configure
 from perdure.server.keys import ApiKeys, KeyFileError
 from perdure.server.listening import Tls
 from perdure.server.reflection import reflection_handlers
 from perdure.server.server import Server
+from perdure.sharing import PrivateMemory, SharedDatabase
 
 __all__ = ["ServerSettings", "SettingsError", "serve"]
 
@@ -97,9 +96,9 @@ async def serve(settings: ServerSettings, announce: Callable[[str], None]) -> No
         _log("a flag means nothing here and is ignored", flag=flag)
     tls = _tls(settings)
     keys = _keys(settings)
-    engine = Engine(SqliteStore(settings.db) if settings.db else MemoryStore(), config=configured.config)
+    database = _database(settings, configured.config)
     server = Server(
-        engine,
+        database,
         address=settings.address,
         tls=tls,
         keys=keys,
@@ -108,22 +107,29 @@ async def serve(settings: ServerSettings, announce: Callable[[str], None]) -> No
     )
     signals = _Signals(lambda: _read_keys_again(server, settings))
     try:
-        await engine.start()
-        await _furnish(engine, settings)
+        await database.open()
+        await _furnish(database.service, settings)
         await server.start()
         if keys is not None and tls is None and not settings.address.startswith("unix:"):
             logger.warning("API keys travel in plain text: give --tls-cert and --tls-key, or put TLS in front")
         announce(f"perdure {version('perdure')} serves {settings.db or 'memory'} at {server.address}")
         _log("serving", address=server.address, db=settings.db or "memory", pid=os.getpid())
-        failure = await _first(signals, engine)
+        failure = await _first(signals, database)
         _log("stopping", pid=os.getpid())
         await server.stop()
     finally:
-        await engine.stop()
+        await database.close()
         signals.close()
     if failure is not None:
         raise failure
     _log("stopped", pid=os.getpid())
+
+
+def _database(settings: ServerSettings, config: EngineConfig) -> SharedDatabase | PrivateMemory:
+    """Where workflows are kept. A file may be another process's for now: its calls then go there."""
+    if not settings.db:
+        return PrivateMemory(config, in_process=False)
+    return SharedDatabase(os.path.realpath(settings.db), config=config, in_process=False)
 
 
 def _tls(settings: ServerSettings) -> Tls | None:
@@ -153,12 +159,10 @@ def _read_keys_again(server: Server, settings: ServerSettings) -> None:
         _log("API keys read again", keys=len(keys))
 
 
-async def _furnish(engine: Engine, settings: ServerSettings) -> None:
+async def _furnish(service: WorkflowService, settings: ServerSettings) -> None:
     """Make the namespaces and search attributes that the settings name."""
-    service = engine.service(in_process=False)
     for name in settings.namespaces:
-        if name not in engine.shard.namespaces.by_name:
-            await _done(service.register_namespace(m.RegisterNamespaceRequest(namespace=name)))
+        await _done(service.register_namespace(m.RegisterNamespaceRequest(namespace=name)))
     if settings.search_attributes:
         wanted = dict(_search_attribute(text) for text in settings.search_attributes)
         for name in dict.fromkeys((DEFAULT_NAMESPACE, *settings.namespaces)):
@@ -186,9 +190,9 @@ def _short(name: str) -> str:
     return name.removeprefix("INDEXED_VALUE_TYPE_").replace("_", "").lower()
 
 
-async def _first(signals: _Signals, engine: Engine) -> RpcError | None:
-    """Wait for a signal, or for the engine's end: its error."""
-    failed = asyncio.ensure_future(engine.wait_failed())
+async def _first(signals: _Signals, database: SharedDatabase | PrivateMemory) -> RpcError | None:
+    """Wait for a signal, or for the database's end: its error."""
+    failed = asyncio.ensure_future(database.wait_failed())
     told = asyncio.ensure_future(signals.told.wait())
     await asyncio.wait((failed, told), return_when=asyncio.FIRST_COMPLETED)
     for each in (failed, told):

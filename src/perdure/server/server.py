@@ -12,17 +12,19 @@ loop; what has been taken in is let in fairly by `perdure.server.admission`.
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 import grpc
 import grpc.aio
 
+from perdure.api import WorkflowService
 from perdure.engine import Engine
 from perdure.server.handlers import Handler, Handlers
 from perdure.server.health import Health
 from perdure.server.keys import ApiKeys
 from perdure.server.listening import Tls, can_share, check_free, check_reachable
 
-__all__ = ["Server"]
+__all__ = ["Backend", "Server"]
 
 RECEIVED_BYTES = 32 * 1024 * 1024
 """Messages beyond this are refused by gRPC before they have arrived; those beyond the API's limit, by a handler."""
@@ -51,11 +53,24 @@ _OPTIONS = (
 )
 
 
+class Backend(Protocol):
+    """What a server serves, an engine aside: one that may be in another process."""
+
+    @property
+    def service(self) -> WorkflowService:
+        """Its calls; nothing reaches their callers before it is durable."""
+        ...
+
+    def release_polls(self) -> None:
+        """Answer those who wait: the server stops."""
+        ...
+
+
 class Server:
     """An engine's RPCs at an address.
 
     Args:
-        engine: started by the caller, and stopped by him after the server.
+        engine: started by the caller, and stopped by him after the server; or what stands for one.
         address: ``host:port`` (port 0 = any free one) or ``unix:path``.
         tls: certificate and key; None for plain text.
         keys: who may call; None for anyone who reaches the address.
@@ -69,7 +84,7 @@ class Server:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine | Backend,
         *,
         address: str = "127.0.0.1:7233",
         tls: Tls | None = None,
@@ -105,7 +120,7 @@ class Server:
         health = Health()
         probes = health.handlers()
         handlers = Handlers(
-            self.engine.service(in_process=False),
+            self.engine.service(in_process=False) if isinstance(self.engine, Engine) else self.engine.service,
             others=self._others | probes,
             public=frozenset(probes),
             keys=self._keys,

@@ -11,7 +11,6 @@ connection for the news that the database is free.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import socket
 from collections.abc import Awaitable, Callable
@@ -40,7 +39,6 @@ class _Method(NamedTuple):
     rpc: Rpc
     parse: Callable[[bytes], Message]
     function: Callable[..., Awaitable[Message]]
-    waits: bool
 
 
 class SocketServer:
@@ -59,8 +57,7 @@ class SocketServer:
         for rpc in RPCS.values():
             function = getattr(service, rpc.method, None)
             if function is not None:
-                waits = "timeout_s" in inspect.signature(function).parameters
-                self.methods[rpc.name] = _Method(rpc, rpc.request.FromString, function, waits)
+                self.methods[rpc.name] = _Method(rpc, rpc.request.FromString, function)
         self.connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None
         self._listening: socket.socket | None = None
@@ -189,7 +186,7 @@ class _Connection(asyncio.Protocol):
     async def _answer(self, number: int, method: _Method, call: Call) -> None:
         try:
             request = method.parse(call.request)
-            if method.waits:
+            if method.rpc.is_long_poll:
                 response = await method.function(request, timeout_s=call.timeout_s)
             else:
                 response = await method.function(request)
