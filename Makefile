@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PYTEST_WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS)
 
-.PHONY: help setup demo test check format bench rpcs torture ci lock clean
+.PHONY: help setup demo test check format bench fuzz rpcs torture ci lock clean
 
 help:  ## Show the targets.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -46,6 +46,9 @@ bench: $(READY)  ## Measure every row of the budget table (about six minutes; le
 
 rpcs: $(READY)  ## Print the table of RPCs into docs/rpcs.md.
 	$(BIN)/python -m tests.tidy.rpcs_page
+
+fuzz: $(READY)  ## Send the server made-up requests for ten minutes.
+	PERDURE_FUZZ_S=600 $(BIN)/python -m pytest -q tests/unit/server/test_fuzz.py -m torture -k minutes
 
 torture: $(READY)  ## The long crash tests.
 	$(PYTEST) -m torture --timeout 1500

@@ -341,3 +341,10 @@ async def test_a_worker_that_has_left_gets_nothing_more_into_its_sticky_queue(dr
     await driver.complete(task, start_timer("t", 60), sticky=STICKY)
     await driver.signal()
     assert (await driver.poll()).task_token, "another worker gets the next task at once"
+
+
+async def test_a_poll_that_takes_the_normal_queue_for_a_sticky_one_gets_the_task_whole(driver: Driver) -> None:
+    await driver.start()
+    task = await driver.poll(sticky=True)
+    assert [event.event_id for event in task.history.events] == [1, 2, 3]
+    await driver.complete(task, complete_workflow())

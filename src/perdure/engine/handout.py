@@ -76,8 +76,13 @@ class HandOut:
         head: list[bytes] = []
         while True:
             slot = shard.cache.loaded.get(task.run_key) or await shard.cache.get(task.run_key)
-            if not shard.is_current(slot, task) or (sticky and slot.run.state.sticky_queue != queue.name):
+            if not shard.is_current(slot, task):
                 return None
+            state = slot.run.state
+            if sticky and state.sticky_queue != queue.name:
+                if state.task_queue != queue.name:
+                    return None
+                sticky = False  # The poll took its queue for a sticky one; the entry is the task's only one.
             if durable_only and slot.group is not None:
                 await slot.group.durable()
                 continue
@@ -94,6 +99,8 @@ class HandOut:
                 durable_only=False,
             )
             head = page.frames
+            if not head and slot.gone:
+                continue  # It has left memory, perhaps for good.
             if not head:
                 raise shard.cache.quarantine(task.run_key, f"its history ends before event {first_id}")
 
@@ -246,7 +253,12 @@ class HandOut:
             return None
         said = slot.run.live.scheduled.get(task.scheduled_event_id)
         if said is None:
-            event = await self._reader.event(task.run_key, task.scheduled_event_id)
+            try:
+                event = await self._reader.event(task.run_key, task.scheduled_event_id)
+            except RpcError:
+                if slot.gone:
+                    return None  # Erased while it was read, or damaged, which its next caller is told.
+                raise
             said = history.task_of(event.activity_task_scheduled_event_attributes)
             slot = await self._shard.cache.get(task.run_key)
             if not self._is_waiting(slot, task):

@@ -73,7 +73,8 @@ async def _scan_run(store: Store, run_key: int) -> list[str]:
             return [f"{name}: history has no row that begins with event {next_id}"]
         for row in rows:
             frames.extend(frames_of(row.data))
-    return [f"{name}: {finding}" for finding in [*_scan_history(run, frames), *await _scan_state(store, run, wake_ms)]]
+    findings = [*await _scan_state(store, run, wake_ms), *_scan_history(run, frames)]
+    return [f"{name}: {finding}" for finding in findings]
 
 
 def _scan_history(run: Run, frames: list[bytes]) -> list[str]:
@@ -84,7 +85,10 @@ def _scan_history(run: Run, frames: list[bytes]) -> list[str]:
         findings.append(f"event ids are not contiguous: {ids}")
     if state.next_event_id != len(ids) + 1:
         findings.append(f"the state counts {state.next_event_id - 1} events, the history {len(ids)}")
-    elif history.folded_view(history.fold(run.key, frames)) != history.folded_view(state):
+        return findings
+    # What is buffered counts in the state, and comes into the history when it is flushed.
+    frames += history.flush_buffered(run, now_ms=0).frames
+    if history.folded_view(history.fold(run.key, frames)) != history.folded_view(state):
         findings.append("the state is not the fold of its history")
     return findings
 

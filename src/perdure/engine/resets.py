@@ -50,6 +50,10 @@ class _Reading(NamedTuple):
     events_read: int
 
 
+class _LeftError(Exception):
+    """A run left memory while it was read, perhaps for good."""
+
+
 class _Reset:
     """One reset on its way."""
 
@@ -123,6 +127,8 @@ class _Reset:
             slot.key, first_event_id, max_events=_SLICE_EVENTS, max_bytes=_SLICE_BYTES, durable_only=False
         )
         if not page.frames:
+            if slot.gone:
+                raise _LeftError
             raise self._shard.cache.quarantine(slot.key, f"its history ends before event {first_event_id}")
         return page.frames
 
@@ -231,6 +237,10 @@ async def reset_workflow(
             raise history.no_such_point(reset.base.run)
         try:
             await reset.read()
+        except _LeftError:
+            base = await shard.cache.find(namespace, workflow_id, reset.base.run.state.run_id)
+            reset = _Reset(shard, reader, base, request)
+            continue
         except (ValueError, LookupError, DecodeError) as error:
             raise shard.cache.quarantine(reset.base.key, f"its history is damaged: {error}") from error
         if shard.cache.current.get((namespace, workflow_id)) == current.key and reset.is_whole(current):

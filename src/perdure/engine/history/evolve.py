@@ -535,6 +535,8 @@ def folded_view(state: RunState) -> object:
     view["items"] = {event_id: _folded_item(item) for event_id, item in sorted(state.items.items())}
     view["updates"] = _folded_updates(state.updates)
     view["transient"] = state.task_attempt > 1
+    # The same attributes may have their maps written in another order.
+    view["started_attributes"] = m.WorkflowExecutionStartedEventAttributes.FromString(state.started_attributes)
     if state.task_scheduled_event_id:
         view["task_scheduled_at_ms"] = 0 if state.task_attempt > 1 else state.task_scheduled_at_ms
     else:
