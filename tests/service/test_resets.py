@@ -16,14 +16,14 @@ from tests.service.support import (
     complete_workflow,
     continue_as_new,
     fail_workflow,
+    payloads,
     refusal,
     schedule_activity,
     signal_external,
     start_child,
     start_timer,
 )
-
-COMPLETED = m.EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
+from tests.service.updating import acceptance, begin, response, say
 
 
 def reset_request(
@@ -332,6 +332,45 @@ async def test_a_signal_to_another_workflow_arrives_once(driver: Driver) -> None
     await reset(driver, 9)
     await driver.rest()
     assert (await driver.event_names("other")).count("WorkflowExecutionSignaled") == 1
+    await driver.settle()
+
+
+# -- updates
+
+
+async def test_an_update_that_waits_goes_on_with_the_new_run(driver: Driver) -> None:
+    """Nobody has accepted it when its run ends: its caller is answered by the run that follows."""
+    await driver.start()
+    await driver.step()
+    call = await begin(driver)
+    second = await reset(driver, 4)
+    await driver.rest()
+    task = await driver.poll()
+    assert [message.protocol_instance_id for message in task.messages] == ["u"]
+    await say(driver, task, acceptance(), response())
+    answered = await call
+    assert answered.outcome.success == payloads("out")
+    assert answered.update_ref.workflow_execution.run_id == second
+    await driver.settle()
+
+
+@pytest.mark.parametrize("completed", [True, False])
+async def test_an_accepted_update_is_asked_for_again(driver: Driver, completed: bool) -> None:
+    await driver.start()
+    await driver.step()
+    call = await begin(driver)
+    await say(driver, await driver.poll(), acceptance(), *([response()] if completed else []))
+    await driver.rest()
+    await reset(driver, 4)
+    first = await call
+    assert first.outcome.HasField("success") == completed
+    again = await begin(driver)
+    await driver.rest()
+    task = await driver.poll()
+    assert not task.messages, "the request lies in the history"
+    assert task.history.events[4].HasField("workflow_execution_update_admitted_event_attributes")
+    await say(driver, task, acceptance(), response(text="anew"))
+    assert (await again).outcome.success == payloads("anew")
     await driver.settle()
 
 
