@@ -58,6 +58,26 @@ async def test_search_attributes_are_added_listed_used_and_removed(client: Clien
     assert await client.list_search_attributes() == known
 
 
+async def test_workflows_are_found_and_counted_by_what_they_say_of_themselves(client: Client) -> None:
+    await client.add_search_attributes(CITY, AGE)
+    for number, city in enumerate(["Oslo", "Bern", "Oslo", "Rome"]):
+        attributes = TypedSearchAttributes([SearchAttributePair(CITY, city), SearchAttributePair(AGE, number)])
+        await client.start_workflow(sleeps, number, id=f"w{number}", search_attributes=attributes)
+
+    async def found(query: str) -> list[str]:
+        return [workflow.id async for workflow in client.list_workflows(query)]
+
+    assert set(await found("HomeTown = 'Oslo'")) == {"w0", "w2"}
+    assert set(await found("HomeTown IN ('Bern', 'Rome') OR Age BETWEEN 2 AND 3")) == {"w1", "w2", "w3"}
+    assert set(await found("NOT HomeTown STARTS_WITH 'O' AND WorkflowType = 'sleeps'")) == {"w1", "w3"}
+    counted = await client.count_workflows("WorkflowType = 'sleeps' GROUP BY ExecutionStatus")
+    assert counted.count == 4
+    assert sum(group.count for group in counted.groups) == 4
+    assert {group.group_values[0] for group in counted.groups} <= {"Running", "Completed"}
+    with pytest.raises(InvalidRequestError):
+        await found("Nothing = 'x'")
+
+
 async def test_a_task_queue_tells_who_polls_it_and_what_waits(client: Client, env: WorkflowEnvironment) -> None:
     described = await client.describe_task_queue()
     assert [poller.identity for poller in described.pollers] == [client.identity]
