@@ -6,6 +6,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -136,7 +137,11 @@ def test_a_run_that_nobody_serves_says_so(perdure: Perdure, tmp_path: Path) -> N
 
 def test_commands_work_while_an_application_runs(perdure: Perdure, tmp_path: Path, environment: dict[str, str]) -> None:
     command = [sys.executable, "-m", "perdure.cli", "run", "shop.py:slow", "--input", '"first"', "--id", "s1"]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as owner:
+    with (
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as owner,
+        ExitStack() as stack,
+    ):
+        stack.callback(owner.kill)
         assert owner.stdout is not None
         assert owner.stdout.readline() == f"first in {owner.pid}\n"
         listed = perdure("list", "--json")
@@ -148,7 +153,9 @@ def test_commands_work_while_an_application_runs(perdure: Perdure, tmp_path: Pat
         ran = perdure("run", "shop.py:fulfil", "--input", '{"id": "A1", "amount": 3}', "--id", "f1")
         assert ran.returncode == 0, ran.stderr
         assert ran.stdout.splitlines()[-1] == '"receipt A1"'
-        owner.kill()
+        first = json.loads(perdure("show", "f1", "--json").stdout)["events"][0]
+        queue = first["workflowExecutionStartedEventAttributes"]["taskQueue"]["name"]
+        assert queue.startswith("run-"), "the application's queue is left to it"
     assert perdure("list").returncode == 0
 
 

@@ -16,7 +16,7 @@ import perdure
 from perdure.cli.errors import CliError
 from perdure.cli.plain import plain
 from perdure.cli.targets import Target
-from perdure.client import WorkflowExecution
+from perdure.client import Client, WorkflowExecution, WorkflowNotFoundError
 from perdure.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from perdure.converter import decode_arguments, default
 from perdure.exceptions import ConversionError, WorkflowAlreadyStartedError
@@ -73,9 +73,9 @@ async def run_workflow(
     definition: WorkflowDefinition, arguments: Sequence[Any], workflow_id: str | None, db: Path, console: Console
 ) -> str:
     """Run a workflow to its end, or go on with it if it is there already; returns its result as JSON."""
-    if workflow_id is None:
-        workflow_id = f"{definition.name}-{uuid.uuid4().hex[:8]}"
-    async with perdure.open(db) as app:
+    given_id = workflow_id
+    workflow_id = given_id or f"{definition.name}-{uuid.uuid4().hex[:8]}"
+    async with await Client.connect(db) as client, perdure.open(db, task_queue=await _queue(client, given_id)) as app:
         try:
             handle: Any = await app.start(
                 definition.target,
@@ -90,6 +90,23 @@ async def run_workflow(
             handle = app.client.get_workflow_handle(workflow_id)
         result = await handle.result()
     return default().to_payload(result).data.decode()
+
+
+async def _queue(client: Client, workflow_id: str | None) -> str:
+    """Where the workflow's tasks are, or shall be.
+
+    A queue that an application of another process serves is left to it: it need not know what is run here, nor this
+    process what it runs.
+    """
+    if workflow_id is not None:
+        try:
+            described = await client.get_workflow_handle(workflow_id).describe()
+        except WorkflowNotFoundError:
+            pass
+        else:
+            return described.task_queue
+    served = (await client.describe_task_queue(client.task_queue)).pollers
+    return f"run-{uuid.uuid4().hex[:12]}" if served else client.task_queue
 
 
 async def list_runs(target: Target, query: str | None, limit: int, as_json: bool, console: Console) -> None:
