@@ -307,7 +307,14 @@ class Scenario:
     def complete_activity(self, activity_id: str = "a", result: m.Payloads | None = None) -> h.Transition:
         item = self.activity(activity_id)
         return self.take(
-            h.complete_activity(self.run, item.event_id, item.attempt, result, identity="actor", now_ms=self.now_ms)
+            h.complete_activity(
+                self.run,
+                item.event_id,
+                item.attempt,
+                None if result is None else result.SerializeToString(),
+                identity="actor",
+                now_ms=self.now_ms,
+            )
         )
 
     def fail_activity(self, failure: m.Failure | None = None, activity_id: str = "a", **kwargs: Any) -> h.Transition:

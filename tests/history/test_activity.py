@@ -34,9 +34,10 @@ def test_scheduled_event_says_what_will_hold() -> None:
     scenario = scheduled()
     assert scenario.last.activities == [5]
     event = scenario.event(5)
-    task = m.PollActivityTaskQueueResponse.FromString(scenario.run.live.scheduled[5])
-    told = h.task_of(event.activity_task_scheduled_event_attributes)
-    assert task == m.PollActivityTaskQueueResponse.FromString(told)
+    task = m.PollActivityTaskQueueResponse.FromString(scenario.run.live.scheduled[5].task())
+    told = h.asked_by(event.activity_task_scheduled_event_attributes)
+    assert task == m.PollActivityTaskQueueResponse.FromString(told.task())
+    assert told.payloads() == scenario.run.live.scheduled[5].payloads() == task.input.SerializeToString()
     attributes = event.activity_task_scheduled_event_attributes
     assert (attributes.activity_id, attributes.activity_type.name, attributes.task_queue.name) == (
         "a",

@@ -240,7 +240,7 @@ def test_options_change_as_the_mask_says() -> None:
 
 def test_the_worker_is_told_what_holds() -> None:
     scenario = scheduled(schedule_to_close_timeout_s=100)
-    said = scenario.run.live.scheduled[5]
+    said = scenario.run.live.scheduled[5].task()
     assert control.told(scenario.activity(), said) is said
     update(
         scenario,

@@ -126,8 +126,8 @@ def test_the_encoded_scheduled_event_is_the_built_one() -> None:
     attributes = scenario.event(5).activity_task_scheduled_event_attributes
     assert (attributes.task_queue.name, attributes.retry_policy.maximum_attempts) == ("q", 2)
     assert attributes.heartbeat_timeout.ToSeconds() == 1
-    task = m.PollActivityTaskQueueResponse.FromString(scenario.run.live.scheduled[5])
-    assert task == m.PollActivityTaskQueueResponse.FromString(h.task_of(attributes))
+    task = m.PollActivityTaskQueueResponse.FromString(scenario.run.live.scheduled[5].task())
+    assert task == m.PollActivityTaskQueueResponse.FromString(h.asked_by(attributes).task())
     assert (task.activity_id, task.retry_policy.maximum_attempts) == ("a", 2)
 
 

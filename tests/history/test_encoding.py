@@ -136,8 +136,11 @@ def test_encoded_activity_completed(
     event_id: int, at_ms: int, scheduled: int, started: int, result: bytes | None, identity: str
 ) -> None:
     value = None if result is None else payloads(result)
-    arguments = (event_id, at_ms, scheduled, started, value, identity)
-    same(frames.activity_completed(*arguments), events.activity_completed(*arguments))
+    data = None if value is None else value.SerializeToString()
+    same(
+        frames.activity_completed(event_id, at_ms, scheduled, started, data, identity),
+        events.activity_completed(event_id, at_ms, scheduled, started, value, identity),
+    )
 
 
 @pytest.mark.parametrize("with_policy", [False, True])

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from perdure.api import RpcError
@@ -172,6 +173,14 @@ class Ledger:
     def note(self, effect: str) -> None:
         self.effects.append(effect)
 
+    def take(self, task: m.PollActivityTaskQueueResponse) -> tuple[str, str]:
+        """A worker takes a task; its key."""
+        key = (task.workflow_execution.run_id, task.activity_id)
+        self.ran.append((*key, task.attempt))
+        if key in self.acknowledged:
+            self.repeated.append((*key, task.attempt))
+        return key
+
 
 OUTSIDE: ContextVar[Ledger] = ContextVar("outside")
 """The ledger, for activities and steps."""
@@ -182,12 +191,17 @@ class Died(Exception):
 
 
 class Witness:
-    """The engine's service as a worker sees it, with the ledger looking on."""
+    """The engine's service as a worker sees it, with the ledger looking on; with its short way, if `short_way`."""
 
-    def __init__(self, service: Any, ledger: Ledger) -> None:
+    def __init__(self, service: Any, ledger: Ledger, *, short_way: bool) -> None:
         self._service = service
         self._ledger = ledger
         self._keys: dict[bytes, tuple[str, str]] = {}
+        self._short_way = short_way
+
+    @property
+    def direct(self) -> Any:
+        return WitnessDirect(self._service, self._ledger, self._keys) if self._short_way else None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._service, name)
@@ -195,17 +209,56 @@ class Witness:
     async def poll_activity_task_queue(self, request: Any, **options: Any) -> m.PollActivityTaskQueueResponse:
         task = await self._service.poll_activity_task_queue(request, **options)
         if task.task_token:
-            key = (task.workflow_execution.run_id, task.activity_id)
-            self._keys[task.task_token] = key
-            self._ledger.ran.append((*key, task.attempt))
-            if key in self._ledger.acknowledged:
-                self._ledger.repeated.append((*key, task.attempt))
+            self._keys[task.task_token] = self._ledger.take(task)
         return task
 
     async def respond_activity_task_completed(self, request: Any) -> Any:
         response = await self._service.respond_activity_task_completed(request)
         self._ledger.acknowledged.add(self._keys[request.task_token])
         return response
+
+
+class WitnessDirect:
+    """The short way, with the ledger looking on."""
+
+    def __init__(self, service: Any, ledger: Ledger, keys: dict[bytes, tuple[str, str]]) -> None:
+        self._short_way = service.direct
+        self._shard = service.shard
+        self._ledger = ledger
+        self._keys = keys
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._short_way, name)
+
+    def poll_activities(self, request: Any, taker: Any) -> Any:
+        def take_activity(task: Any) -> None:
+            message = task.message()
+            key = self._keys[message.task_token] = self._ledger.take(message)
+            taker.take_activity(WitnessedActivity(task, key, self._shard, self._ledger))
+
+        return self._short_way.poll_activities(request, SimpleNamespace(take_activity=take_activity))
+
+
+class WitnessedActivity:
+    """A task on the short way; its completion counts as acknowledged when it is durable."""
+
+    def __init__(self, task: Any, key: tuple[str, str], shard: Any, ledger: Ledger) -> None:
+        self._task = task
+        self._key = key
+        self._shard = shard
+        self._ledger = ledger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def complete(self, result: bytes, lost: Any) -> None:
+        group = self._shard.committer.group
+        self._task.complete(result, lost)
+        group.durable().add_done_callback(self._acknowledge)
+
+    def _acknowledge(self, durable: asyncio.Future[None]) -> None:
+        if durable.exception() is None:
+            self._ledger.acknowledged.add(self._key)
 
 
 class Severed:
@@ -248,7 +301,8 @@ class Life:
         self.clock = clock
         self._lives = lives
         self.raw = engine.service(in_process=lives.in_process)
-        self.client = Client(Witness(self.raw, self.ledger), task_queue="system", identity="system")  # type: ignore[arg-type]
+        witness = Witness(self.raw, self.ledger, short_way=lives.short_way)
+        self.client = Client(witness, task_queue="system", identity="system")  # type: ignore[arg-type]
         self.worker: Worker | None = None
         self.is_reborn = lives.lives > 1
 
@@ -268,7 +322,7 @@ class Life:
     async def start_doomed_worker(self) -> tuple[Worker, Severed]:
         """A worker that dies when its service is cut."""
         lives = self._lives
-        service = Severed(Witness(self.raw, self.ledger))
+        service = Severed(Witness(self.raw, self.ledger, short_way=False))
         client = Client(service, identity="doomed")  # type: ignore[arg-type]
         worker = Worker(client, task_queue="system", workflows=lives.workflows, activities=lives.activities)
         await worker.start()
@@ -324,6 +378,7 @@ class Lives:
         config: of the engines.
         worker_options: of the workers.
         in_process: False for engines that treat their callers as other processes.
+        short_way: False for workers that get their tasks by polls all the same.
     """
 
     def __init__(
@@ -338,8 +393,10 @@ class Lives:
         config: EngineConfig | None = None,
         worker_options: dict[str, Any] | None = None,
         in_process: bool = True,
+        short_way: bool = True,
     ) -> None:
         self.in_process = in_process
+        self.short_way = short_way and in_process
         self._delay_s = delay_s
         self.workflows = workflows
         self.activities = activities

@@ -297,6 +297,7 @@ def chaos(seed: int, *, workers_die: bool = False) -> Lives:
         config=config,
         worker_options=options,
         in_process=chance.chance.random() < 0.7,
+        short_way=chance.chance.random() < 0.6,
     )
 
     async def story(life: Life) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -56,20 +57,21 @@ class Persistent:
                 await asyncio.sleep(1)
 
 
-def lives(**hooks: CommitHook) -> Lives:
+def lives(**hooks: Any) -> Lives:
     return Lives(workflows=WORKFLOWS, activities=ACTIVITIES, **hooks)
 
 
 @pytest.mark.parametrize("name", STORIES)
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_one_commit_goes_wrong(name: str, fault: str, when: str) -> None:
+@pytest.mark.parametrize("short_way", [True, False], ids=["short way", "messages"])
+def test_one_commit_goes_wrong(name: str, fault: str, when: str, short_way: bool) -> None:
     """Before it, nothing of it has happened; after it, everything has, and only the answer got lost."""
-    undisturbed = lives()
+    undisturbed = lives(short_way=short_way)
     expected = undisturbed.play(STORIES[name])
     # The first commit belongs to the engine's start, which fails with it.
     for commit in range(2, undisturbed.commits + 1):
-        world = lives(**{when: failing_at(range(commit, commit + 1), FAULTS[fault])})
+        world = lives(short_way=short_way, **{when: failing_at(range(commit, commit + 1), FAULTS[fault])})
         assert world.play(Persistent(name)) == expected, commit
         assert world.ledger.repeated == [], commit
         assert len(world.ledger.ran) == len(set(world.ledger.ran)), f"an attempt ran twice: commit {commit}"

@@ -63,14 +63,15 @@ def in_flight(ran: Sequence[tuple[str, str, int]]) -> int:
     return len(ran) - len(set(ran))
 
 
+@pytest.mark.parametrize("short_way", [True, False], ids=["short way", "messages"])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_crash_at_every_commit_boundary(name: str, when: str) -> None:
-    undisturbed, expected, told = play(name)
+def test_a_crash_at_every_commit_boundary(name: str, when: str, short_way: bool) -> None:
+    undisturbed, expected, told = play(name, short_way=short_way)
     assert undisturbed.commits > 2
     for commit in range(1, undisturbed.commits + 1):
         hook, seen = killed_at(commit)
-        lives, result, telling = play(name, **{when: hook})
+        lives, result, telling = play(name, short_way=short_way, **{when: hook})
         place = f"{when} commit {commit} of {undisturbed.commits}"
         assert seen() >= commit, place
         assert lives.lives == 2, place

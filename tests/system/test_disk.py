@@ -94,7 +94,7 @@ class House:
         self.client = await Client.connect(self._path)
         assert self.client._lease is not None
         self.engine = self.client._lease.engine
-        self.client.service = Witness(self.client.service, self._ledger)  # type: ignore[assignment]
+        self.client.service = Witness(self.client.service, self._ledger, short_way=True)  # type: ignore[assignment]
         self.worker = Worker(self.client, workflows=[walk], activities=[step])
         await self.worker.start()
         return self

@@ -304,6 +304,7 @@ def run_programs(seed: int) -> Lives:
         config=replace(CONFIG, cache_bytes=chance.chance.choice([1, 1 << 26])),
         worker_options={"max_cached_workflow_bytes": chance.chance.choice([0, 20_000, 1 << 26])},
         in_process=chance.chance.random() < 0.7,
+        short_way=chance.chance.random() < 0.6,
     )
 
     async def each(life: Life, number: int) -> Any:

@@ -86,7 +86,8 @@ class Activity(Generic[P, R]):
         )
         self.is_method = is_method
         self._hints: tuple[tuple[Any, ...], Any] | None = None
-        self._shown_name = f"activity {name or describe_callable(fn)}"
+        self.shown_name = f"activity {name or describe_callable(fn)}"
+        """What messages call it."""
         functools.update_wrapper(self, fn)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
@@ -103,7 +104,7 @@ class Activity(Generic[P, R]):
                 args = cast("Any", self.bind(args, kwargs))
             call = self._execute(runtime, args)
             # What Python names when the call is not awaited.
-            call.__qualname__ = self._shown_name
+            call.__qualname__ = self.shown_name
             return call
         if self.is_async or not _in_coroutine():
             return self.fn(*args, **kwargs)

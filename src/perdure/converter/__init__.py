@@ -68,6 +68,7 @@ class DataConverter:
         self.to_payload_bytes = self.payload_converter.to_payload_bytes
         self.to_payloads_bytes = self.payload_converter.to_payloads_bytes
         self.from_payload = self.payload_converter.from_payload
+        self.from_payload_bytes = self.payload_converter.from_payload_bytes
         self.from_payloads = self.payload_converter.from_payloads
 
     def to_failure(self, error: BaseException) -> m.Failure:

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from perdure.api import messages as m
+from perdure.api.wire import content
 from perdure.exceptions import ConversionError
 from perdure.replay.definition import Signature
 from perdure.replay.ports import PayloadConverter
 
-__all__ = ["decode_arguments", "encode_arguments"]
+__all__ = ["decode_arguments", "decode_serialized_arguments", "encode_arguments"]
 
 
 def encode_arguments(converter: PayloadConverter, args: Sequence[Any], signature: Signature, what: str) -> m.Payloads:
@@ -57,6 +58,19 @@ def decode_arguments(
     except ConversionError as error:
         raise ConversionError(f"{_where(signature, index, what)}: {error}") from error
     return values
+
+
+def decode_serialized_arguments(converter: PayloadConverter, data: bytes, signature: Signature, what: str) -> list[Any]:
+    """As `decode_arguments`, for serialized ``Payloads``."""
+    if signature.maximum == 1 and data:
+        start, end = content(data, 0)
+        if end == len(data):
+            hints, _ = signature.hints
+            try:
+                return [converter.from_payload_bytes(data[start:], hints[0])]
+            except ConversionError as error:
+                raise ConversionError(f"{_where(signature, 0, what)}: {error}") from error
+    return decode_arguments(converter, m.Payloads.FromString(data).payloads, signature, what)
 
 
 def _where(signature: Signature, index: int, what: str) -> str:

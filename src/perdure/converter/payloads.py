@@ -156,6 +156,9 @@ _JSON_HEAD = m.Payload(metadata={"encoding": b"json/plain"}).SerializeToString()
 _JSON_HEADS = tuple(_JSON_HEAD + varint(size) for size in range(256))
 """The same with the size of the data."""
 
+_JSON_HEAD_BYTES = len(_JSON_HEADS[0])
+"""Of one of the first 128."""
+
 
 def _json_payload(data: bytes) -> bytes:
     size = len(data)
@@ -208,6 +211,11 @@ class PayloadConverter:
         """Make a converter from `encodings`, in order of preference; the default chain when None."""
         self.encodings = tuple(encodings) if encodings is not None else _default_encodings()
         self._readers = {encoding.name.encode(): encoding for encoding in self.encodings}
+        self._reads_json = (
+            type(self._readers.get(b"json/plain")) is JsonPlainEncoding
+            and type(self).from_payload is PayloadConverter.from_payload
+        )
+        """Whether such payloads can be read as bytes, without a message."""
         self._writers: dict[type[Any], Encoding] = {}
         self._json_types: set[type[Any]] = set()
         """Types whose payloads can be written as bytes without a message."""
@@ -294,8 +302,21 @@ class PayloadConverter:
                 return typed_json.decode(payload.data, Any if hint is None else hint)
             return reader.from_payload(payload, Any if hint is None else hint)
         except ValueError as error:
-            expected = "a value" if hint is None else hint_name(hint)
-            raise ConversionError(f"a payload cannot be read as {expected}: {error}") from error
+            raise self._misfit(hint, error) from error
+
+    def from_payload_bytes(self, data: bytes, hint: Any = None) -> Any:
+        """What `from_payload` answers for a serialized payload; cheaper for small JSON."""
+        size = len(data) - _JSON_HEAD_BYTES
+        if 0 <= size < 128 and self._reads_json and data.startswith(_JSON_HEADS[size]) and hint is not RawValue:
+            try:
+                return typed_json.decode(data[_JSON_HEAD_BYTES:], Any if hint is None else hint)
+            except ValueError as error:
+                raise self._misfit(hint, error) from error
+        return self.from_payload(m.Payload.FromString(data), hint)
+
+    def _misfit(self, hint: Any, error: ValueError) -> ConversionError:
+        expected = "a value" if hint is None else hint_name(hint)
+        return ConversionError(f"a payload cannot be read as {expected}: {error}")
 
     def from_payloads(self, payloads: Sequence[m.Payload], hints: Sequence[Any] | None = None) -> list[Any]:
         """The values of several payloads, typed by `hints` as far as they reach.

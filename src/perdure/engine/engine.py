@@ -311,7 +311,7 @@ class Engine:
             quarantined_runs=len(shard.cache.quarantined),
             commits=shard.committer.commits,
             tasks_waiting=sum(len(queue.backlog) for queue in shard.matching.queues()),
-            polls_waiting=sum(len(queue.pollers) for queue in shard.matching.queues()),
+            polls_waiting=sum(len(queue.pollers) + len(queue.standing) for queue in shard.matching.queues()),
             timers=len(shard.timers),
         )
 

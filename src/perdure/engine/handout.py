@@ -112,16 +112,11 @@ class HandOut:
         Args:
             head: the first frames of the history to send, already read.
         """
-        shard = self._shard
         run = slot.run
         state = run.state
         first_id = state.last_task_started_event_id + 1 if sticky else 1
-        handout = slot.handout = shard.number()
-        task = history.start_workflow_task(
-            run, identity=identity, request_id=str(handout), sticky=sticky, limits=shard.limits, now_ms=now_ms
-        )
-        if task.deadline_ms < slot.due_ms:
-            shard.timers.register(slot, task.deadline_ms)
+        task = self.start_task(slot, sticky=sticky, identity=identity, now_ms=now_ms)
+        handout = slot.handout
         token = slot.token = self._tokens.workflow_task(state.namespace, slot.key, handout)
         frames = self._frames(run, first_id, head or [])
         history_data = b"".join(frames)
@@ -142,6 +137,28 @@ class HandOut:
         if run.live.updates:
             response.messages.extend(history.update_messages(run, sticky=sticky))
         return response
+
+    def start_task(self, slot: Slot, *, sticky: bool, identity: str, now_ms: int) -> history.WorkflowTaskLive:
+        """Start the run's pending workflow task."""
+        shard = self._shard
+        handout = slot.handout = shard.number()
+        slot.token = b""
+        task = history.start_workflow_task(
+            slot.run, identity=identity, request_id=str(handout), sticky=sticky, limits=shard.limits, now_ms=now_ms
+        )
+        if task.deadline_ms < slot.due_ms:
+            shard.timers.register(slot, task.deadline_ms)
+        return task
+
+    def task_message(
+        self, slot: Slot, handout: int, task: history.WorkflowTaskLive, frames: bytes
+    ) -> m.PollWorkflowTaskQueueResponse:
+        """The response for a task that has been handed out without one; `frames` is its history, all of it."""
+        state = slot.run.state
+        token = self._tokens.workflow_task(state.namespace, slot.key, handout)
+        if slot.handout == handout:
+            slot.token = token
+        return task_response(slot.task_head or self._task_head(slot), token, state, task, frames)
 
     async def fill(self, slot: Slot, response: m.PollWorkflowTaskQueueResponse) -> None:
         """Give a task that was started before its history could be read the first page of it.
@@ -237,10 +254,10 @@ class HandOut:
         slot = self._shard.cache.loaded.get(task.run_key)
         if slot is None:
             return None
-        said = slot.run.live.scheduled.get(task.scheduled_event_id)
-        if said is None or not self._is_waiting(slot, task):
+        asked = slot.run.live.scheduled.get(task.scheduled_event_id)
+        if asked is None:
             return None
-        return self._start_activity(slot, task, said, identity)
+        return self._start_and_answer(slot, task, asked, identity)
 
     async def activity(self, task: ActivityTask, identity: str) -> m.PollActivityTaskQueueResponse | None:
         """Hand out an activity; None when the entry no longer stands.
@@ -248,22 +265,31 @@ class HandOut:
         Raises:
             RpcError: DATA_LOSS, the run is damaged.
         """
+        found = await self.find_activity(task)
+        return None if found is None else self._start_and_answer(found[0], task, found[1], identity)
+
+    async def find_activity(self, task: ActivityTask) -> tuple[Slot, history.Asked] | None:
+        """The run of an activity that waits, and what its Scheduled event says; None when the entry no longer stands.
+
+        Raises:
+            RpcError: DATA_LOSS, the run is damaged.
+        """
         slot = await self._shard.cache.get(task.run_key)
         if not self._is_waiting(slot, task):
             return None
-        said = slot.run.live.scheduled.get(task.scheduled_event_id)
-        if said is None:
+        asked = slot.run.live.scheduled.get(task.scheduled_event_id)
+        if asked is None:
             try:
                 event = await self._reader.event(task.run_key, task.scheduled_event_id)
             except RpcError:
                 if slot.gone:
                     return None  # Erased while it was read, or damaged, which its next caller is told.
                 raise
-            said = history.task_of(event.activity_task_scheduled_event_attributes)
+            asked = history.asked_by(event.activity_task_scheduled_event_attributes)
             slot = await self._shard.cache.get(task.run_key)
             if not self._is_waiting(slot, task):
                 return None
-        return self._start_activity(slot, task, said, identity)
+        return slot, asked
 
     async def activity_elsewhere(self, task: ActivityTask, identity: str) -> m.PollActivityTaskQueueResponse | None:
         """Hand out an activity to a worker of another process: as `activity`, and its start is durable.
@@ -305,24 +331,39 @@ class HandOut:
             and task.scheduled_event_id not in slot.run.live.activities
         )
 
-    def _start_activity(
-        self, slot: Slot, task: ActivityTask, said: bytes, identity: str
+    def _start_and_answer(
+        self, slot: Slot, task: ActivityTask, asked: history.Asked, identity: str
     ) -> m.PollActivityTaskQueueResponse | None:
+        item = self.start_activity(slot, task, identity)
+        if item is None:
+            return None
+        return self.activity_message(slot, item, slot.run.live.activities[item.event_id], asked)
+
+    def start_activity(self, slot: Slot, task: ActivityTask, identity: str) -> history.ActivityItem | None:
+        """Start an attempt; None when the entry no longer stands."""
+        if not self._is_waiting(slot, task):
+            return None
         shard = self._shard
         run = slot.run
-        now_ms = shard.clock.now_ms()
         try:
-            item = history.start_activity(run, task.scheduled_event_id, identity=identity, now_ms=now_ms)
+            item = history.start_activity(run, task.scheduled_event_id, identity=identity, now_ms=shard.clock.now_ms())
         except RpcError:
             return None  # Its back-off is not over, or it is held: another entry comes when it is due.
         deadlines = run.live.deadlines
         if deadlines and deadlines[0][0] < slot.due_ms:
             shard.register(slot)
-        token = self._tokens.activity(run.state.namespace, slot.key, item.event_id, item.attempt)
-        run.live.activities[item.event_id].token = token
-        if item.control is not None:
-            said = history.told_of_activity(item, said)
+        return item
+
+    def activity_message(
+        self, slot: Slot, item: history.ActivityItem, live: history.ActivityLive, asked: history.Asked
+    ) -> m.PollActivityTaskQueueResponse:
+        """The response for an attempt that has been started; makes its token."""
+        state = slot.run.state
+        live.token = self._tokens.activity(state.namespace, slot.key, item.event_id, item.attempt)
         head = slot.activity_head
         if not head:
-            head = slot.activity_head = run_in_activity_response(run.state)
-        return activity_response(head, token, item, said, now_ms)
+            head = slot.activity_head = run_in_activity_response(state)
+        said = asked.task()
+        if item.control is not None:
+            said = history.told_of_activity(item, said)
+        return activity_response(head, live.token, item, said, live.started_at_ms)

@@ -60,6 +60,15 @@ class Recovery:
             self._held[slot.key] = held
         self.lost.add(slot.key)
 
+    def tell(self, slot: Slot, error: RpcError) -> None:
+        """The workers of this process that rest on what is lost (see `direct`)."""
+        if slot.taker is not None:
+            slot.taker.lose(slot.run.state.run_id)
+        settled, slot.settled = slot.settled, []
+        for held in settled:
+            if held.lost is not None:
+                held.lost(error)
+
     def later(self, run_keys: Iterable[int]) -> None:
         """Bring these runs, and the others that are lost, back after a back-off."""
         self.lost.update(run_keys)

@@ -579,6 +579,7 @@ class Shard:
 
     def _lose(self, slot: Slot, error: RpcError) -> None:
         self.recovery.remember(slot)
+        self.recovery.tell(slot, error)
         if slot.queries:
             slot.queries.fail_all(error)
         if slot.updates:

@@ -7,13 +7,16 @@ whoever kept a reference over an `await` looks it up again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from perdure.api import RpcError
 from perdure.engine.history import ActivityLive, Run
 
 if TYPE_CHECKING:
+    from perdure.api.direct import WorkflowTaker
     from perdure.engine.commit import Group
     from perdure.engine.queries import RunQueries
     from perdure.engine.updates import PendingUpdate
@@ -27,12 +30,14 @@ _FRAME_BYTES = 200
 """What a recent event costs, about."""
 
 
-class HeldActivity(Struct, frozen=True, gc=False):
+class HeldActivity(Struct, frozen=True):
     """An attempt that a worker holds, as remembered when its run has to be read again."""
 
     scheduled_event_id: int
     attempt: int
     live: ActivityLive
+    lost: Callable[[RpcError], None] | None = None
+    """Who wants to know if its end could not be written."""
 
 
 class Slot:
@@ -56,6 +61,7 @@ class Slot:
         "run",
         "settled",
         "size",
+        "taker",
         "task_head",
         "token",
         "updates",
@@ -99,7 +105,9 @@ class Slot:
         """Estimate of its memory, in bytes."""
         self.gone = False
         self.token = b""
-        """Of the workflow task handed out last."""
+        """Of the workflow task handed out last; empty as long as nobody has asked for it."""
+        self.taker: WorkflowTaker | None = None
+        """The worker of this process that may hold what its code has done (see `direct`)."""
         self.task_head = b""
         self.activity_head = b""
         """What every workflow task and every activity task of the run says (see `responses`); made when needed."""

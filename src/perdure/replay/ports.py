@@ -66,6 +66,10 @@ class PayloadConverter(Protocol):
         """
         ...
 
+    def from_payload_bytes(self, data: bytes, hint: Any = None) -> Any:
+        """What `from_payload` answers for a serialized payload."""
+        ...
+
     def from_payloads(self, payloads: Sequence[m.Payload], hints: Sequence[Any] | None = None) -> list[Any]:
         """The values of several payloads; `hints` may be shorter or longer than `payloads`.
 

@@ -144,6 +144,16 @@ class WorkflowRun:
         self._messages = tuple(task.messages) if task.messages else ()
         self._live = False
 
+    def begin_plain(self, workflow_id: str, run_id: str) -> None:
+        """As `begin`, for a workflow task that brings nothing but events."""
+        runtime = self._runtime
+        if not runtime.run_id:
+            runtime.workflow_id = workflow_id
+            runtime.run_id = run_id
+        if self._queries or self._messages:
+            self._queries, self._messages = {}, ()
+        self._live = False
+
     def feed(self, events: Sequence[m.HistoryEvent], *, last: bool) -> None:
         """Take the next events, in order; `last` with the page that ends with the task's Started event."""
         if self._failed is not None:

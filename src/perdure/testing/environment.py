@@ -23,6 +23,15 @@ from typing import Any, Self, TypeVar, Unpack, cast
 from perdure.activity.definition import Activity
 from perdure.api import RpcError, StatusCode, WorkflowService
 from perdure.api import messages as m
+from perdure.api.direct import (
+    ActivityTaker,
+    ActivityTask,
+    Direct,
+    StandingPoll,
+    WorkflowTaker,
+    WorkflowTask,
+    direct_of,
+)
 from perdure.api.durations import datetime_of_ms, ms_of_timedelta
 from perdure.app import WorkerOptions
 from perdure.client import Client
@@ -85,6 +94,12 @@ class _WatchedService:
         self._service = service
         self._watch = watch
         self._failing: dict[bytes, str] = {}
+
+    @property
+    def direct(self) -> Direct | None:
+        """The engine's short way, watched too."""
+        short_way = direct_of(self._service)
+        return None if short_way is None else _WatchedDirect(short_way, self._watch, self._note)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._service, name)
@@ -161,9 +176,13 @@ class _WatchedService:
         self, request: m.PollWorkflowTaskQueueRequest, *, timeout_s: float | None = None
     ) -> m.PollWorkflowTaskQueueResponse:
         task = await self._service.poll_workflow_task_queue(request, timeout_s=timeout_s)
+        self._note(task)
+        return task
+
+    def _note(self, task: m.PollWorkflowTaskQueueResponse) -> None:
+        """A workflow task is handed out."""
         if task.attempt >= _MAX_FAILED_ATTEMPTS:
             self._failing[task.task_token] = task.workflow_execution.workflow_id
-        return task
 
     async def respond_workflow_task_failed(
         self, request: m.RespondWorkflowTaskFailedRequest
@@ -179,6 +198,61 @@ class _WatchedService:
     ) -> m.RespondWorkflowTaskCompletedResponse:
         self._failing.pop(request.task_token, None)
         return await self._service.respond_workflow_task_completed(request)
+
+
+class _WatchedDirect:
+    """The short way: every task on it is told to the watch."""
+
+    def __init__(
+        self, short_way: Direct, watch: _Watch, note: Callable[[m.PollWorkflowTaskQueueResponse], None]
+    ) -> None:
+        self._short_way = short_way
+        self._watch = watch
+        self._note = note
+
+    def poll_activities(self, request: m.PollActivityTaskQueueRequest, taker: ActivityTaker) -> StandingPoll:
+        return self._short_way.poll_activities(request, _WatchedActivities(taker, self._watch))
+
+    def poll_workflow_tasks(
+        self,
+        request: m.PollWorkflowTaskQueueRequest,
+        completion: m.RespondWorkflowTaskCompletedRequest,
+        taker: WorkflowTaker,
+    ) -> StandingPoll:
+        return self._short_way.poll_workflow_tasks(
+            request, completion, _WatchedWorkflowTasks(taker, self._watch, self._note)
+        )
+
+
+class _WatchedActivities:
+    def __init__(self, taker: ActivityTaker, watch: _Watch) -> None:
+        self._taker = taker
+        self._watch = watch
+
+    def take_activity(self, task: ActivityTask) -> None:
+        self._watch.touched.set()
+        self._taker.take_activity(task)
+
+
+class _WatchedWorkflowTasks:
+    def __init__(
+        self, taker: WorkflowTaker, watch: _Watch, note: Callable[[m.PollWorkflowTaskQueueResponse], None]
+    ) -> None:
+        self._taker = taker
+        self._watch = watch
+        self._note = note
+
+    def take_workflow_task(self, task: WorkflowTask) -> None:
+        self._watch.touched.set()
+        self._taker.take_workflow_task(task)
+
+    def take_message(self, task: m.PollWorkflowTaskQueueResponse) -> None:
+        self._watch.touched.set()
+        self._note(task)
+        self._taker.take_message(task)
+
+    def lose(self, run_id: str) -> None:
+        self._taker.lose(run_id)
 
 
 class WorkflowEnvironment:

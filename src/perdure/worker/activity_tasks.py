@@ -21,7 +21,8 @@ from perdure.api import messages as m
 from perdure.api.durations import duration_ms
 from perdure.api.wire import sized, sized_tag
 from perdure.common import RawValue
-from perdure.converter import DataConverter, decode_arguments
+from perdure.converter import DataConverter
+from perdure.converter.arguments import decode_serialized_arguments
 from perdure.exceptions import (
     ApplicationError,
     ApplicationErrorCategory,
@@ -34,12 +35,14 @@ from perdure.exceptions import (
 from perdure.replay.endings import leaves_debugger
 from perdure.worker.deadlines import Deadlines
 from perdure.worker.heartbeats import HeartbeatSender
-from perdure.worker.pollers import PollerPool, PollSettings
+from perdure.worker.pollers import PollerPool, PollSettings, Pool
 from perdure.worker.processes import ProcessPool, ProcessRun
 from perdure.worker.registry import unknown_activity_message
 from perdure.worker.running import (
     COMPLETES_ASYNC_KEY,
     AsyncRun,
+    Given,
+    GivenByMessage,
     RunningActivities,
     RunningActivity,
     ShutdownNotice,
@@ -50,7 +53,7 @@ from perdure.worker.service_calls import respond, respond_again
 from perdure.worker.slots import Slots
 from perdure.worker.threads import Threads
 
-__all__ = ["ActivityTaskWorker"]
+__all__ = ["ONE_PAYLOAD", "ActivityTaskWorker"]
 
 _logger = logging.getLogger("perdure.worker")
 
@@ -58,7 +61,8 @@ Task = m.PollActivityTaskQueueResponse
 
 _TASK_TOKEN = sized_tag(m.RespondActivityTaskCompletedRequest, "task_token")
 _RESULT = sized_tag(m.RespondActivityTaskCompletedRequest, "result")
-_ONE_PAYLOAD = sized_tag(m.Payloads, "payloads")
+ONE_PAYLOAD = sized_tag(m.Payloads, "payloads")
+"""How ``Payloads`` begin; the payload's size follows."""
 
 _HEARTBEAT_SHARE = 0.8
 _STOPPED_BY_PEOPLE = {
@@ -136,14 +140,20 @@ class ActivityTaskWorker:
             identity=identity,
             worker_instance_key=polls.worker_key,
         )
-        self._pool = PollerPool[Task](
-            f"activity tasks of {task_queue}",
-            poll=partial(service.poll_activity_task_queue, poll),
+        self._on_fatal = on_fatal
+        self._polls = polls
+        self._pool = self._make_pool(poll)
+
+    def _make_pool(self, request: m.PollActivityTaskQueueRequest) -> Pool:
+        """What polls with this request."""
+        return PollerPool[Task](
+            f"activity tasks of {self._task_queue}",
+            poll=partial(self._service.poll_activity_task_queue, request),
             handle=self.take,
-            max_pollers=polls.ahead,
-            on_fatal=on_fatal,
-            outage=polls.outage,
-            ahead=polls.ahead,
+            max_pollers=self._polls.ahead,
+            on_fatal=self._on_fatal,
+            outage=self._polls.outage,
+            ahead=self._polls.ahead,
             slots=self._slots,
         )
 
@@ -203,26 +213,34 @@ class ActivityTaskWorker:
         name = task.activity_type.name
         activity = self._activities.get(name) or self._activities.get(None)
         if activity is None:
-            message = unknown_activity_message(name, self._task_queue, self._activities)
-            _logger.error("%s", message)
-            try:
-                await self._fail(task, ApplicationError(message, type="UnknownActivityType"))
-            finally:
-                self._slots.release()
-            return
+            await self._refuse(task)
+        else:
+            self._begin(activity, GivenByMessage.of(task))
+
+    async def _refuse(self, task: Task) -> None:
+        """There is no such activity here."""
+        message = unknown_activity_message(task.activity_type.name, self._task_queue, self._activities)
+        _logger.error("%s", message)
+        try:
+            await self._fail(task, ApplicationError(message, type="UnknownActivityType"))
+        finally:
+            self.release()
+
+    def _begin(self, activity: Activity[Any, Any], given: Given, context: contextvars.Context | None = None) -> None:
+        """Run an activity, in a slot that has been taken."""
         kind = AsyncRun if activity.is_async else ProcessRun if activity.executor == "process" else ThreadRun
-        running = kind(activity, task, self._surroundings)
+        running = kind(activity, given, self._surroundings)
         # Named, and made directly: the loop's own way counts names and formats them.
-        execution = asyncio.Task(self._execute(running), loop=self._loop, name="perdure-activity")
+        execution = asyncio.Task(self._execute(running), loop=self._loop, name="perdure-activity", context=context)
         running.runner = execution
         self._executions[execution] = running
 
     async def _execute(self, running: RunningActivity) -> None:
         me = running.runner
         assert me is not None, "it is set before the task first runs"
-        run_id = running.task.workflow_execution.run_id
+        run_id = running.given.run_id
         self._running.add(run_id, running)
-        timeout_ms = duration_ms(running.task.start_to_close_timeout)
+        timeout_ms = running.given.start_to_close_ms
         place = self._deadlines.add(running, timeout_ms / 1000) if timeout_ms else None
         try:
             payload = await self._call(running)
@@ -241,14 +259,14 @@ class ActivityTaskWorker:
             running.finish()
             if me.cancelling():
                 me.uncancel()
-            await self._complete(running.task, payload)
+            await self._complete(running, payload)
         finally:
             running.finish()
             self._running.remove(run_id, running)
             if place is not None:
                 self._deadlines.remove(running, place)
             del self._executions[me]
-            self._slots.release()
+            self.release()
             running.runner = None  # The task's context holds what runs: a circle, which only the collector would break.
 
     async def _call(self, running: RunningActivity) -> bytes:
@@ -256,12 +274,12 @@ class ActivityTaskWorker:
         activity = running.activity
         if isinstance(running, ProcessRun):
             return await self._processes.call(running, self._task_queue)
-        task = running.task
         if activity.name is None:
-            args: list[Any] = [[RawValue(payload) for payload in task.input.payloads]]
+            args: list[Any] = [[RawValue(payload) for payload in running.task.input.payloads]]
         else:
-            what = f"activity {activity.name}"
-            args = decode_arguments(self._converter, task.input.payloads, activity.signature, what)
+            args = decode_serialized_arguments(
+                self._converter, running.given.input, activity.signature, activity.shown_name
+            )
         CURRENT.set(running)
         if isinstance(running, AsyncRun):
             result = await activity.fn(*args)
@@ -277,9 +295,12 @@ class ActivityTaskWorker:
         except ConversionError as error:
             raise type(error)(f"the result of activity {activity.__name__}: {error}") from error
 
-    async def _complete(self, task: Task, payload: bytes) -> None:
-        result = sized(_ONE_PAYLOAD + sized(payload))
-        parts = (self._completed, _TASK_TOKEN, sized(task.task_token), _RESULT, result)
+    async def _complete(self, running: RunningActivity, payload: bytes) -> None:
+        """Report a result."""
+        await self._complete_by_message(running.task, ONE_PAYLOAD + sized(payload))
+
+    async def _complete_by_message(self, task: Task, result: bytes) -> None:
+        parts = (self._completed, _TASK_TOKEN, sized(task.task_token), _RESULT, sized(result))
         request = m.RespondActivityTaskCompletedRequest.FromString(b"".join(parts))
         method = self._service.respond_activity_task_completed
         try:

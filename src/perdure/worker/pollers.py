@@ -23,7 +23,7 @@ from perdure.client.calls import Backoff
 from perdure.worker.service_calls import Outage, is_fatal, poll_backoff
 from perdure.worker.slots import Slots
 
-__all__ = ["PollSettings", "PollerPool"]
+__all__ = ["PollSettings", "PollerPool", "Pool"]
 
 _MAX_GROWTH = 2
 
@@ -49,6 +49,25 @@ class _Task(Protocol):
 
 
 TaskT = TypeVar("TaskT", bound=_Task)
+
+
+class Pool(Protocol):
+    """Whatever brings tasks to a worker; each method as `PollerPool` says."""
+
+    @property
+    def size(self) -> int: ...
+
+    def start(self) -> None: ...
+
+    def stop_polling(self) -> None: ...
+
+    async def wait_polls(self, timeout_s: float) -> None: ...
+
+    def cancel_polls(self) -> None: ...
+
+    async def wait_stopped(self, timeout_s: float | None) -> bool: ...
+
+    async def kill(self) -> None: ...
 
 
 class PollerPool(Generic[TaskT]):

@@ -17,7 +17,9 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
+
+from msgspec import Struct
 
 from perdure.activity.context import ActivityCancellationDetails, CancelReason, Info
 from perdure.activity.definition import Activity
@@ -31,6 +33,8 @@ from perdure.worker.heartbeats import HeartbeatSender
 __all__ = [
     "COMPLETES_ASYNC_KEY",
     "AsyncRun",
+    "Given",
+    "GivenByMessage",
     "RunningActivities",
     "RunningActivity",
     "ShutdownNotice",
@@ -123,12 +127,55 @@ class Surroundings:
     make_heartbeats: Callable[[RunningActivity], HeartbeatSender]
 
 
+class Given(Protocol):
+    """What a worker has been given to do: the part of `perdure.api.direct.ActivityTask` that is the same for all."""
+
+    @property
+    def run_id(self) -> str: ...
+
+    @property
+    def activity_type(self) -> str: ...
+
+    @property
+    def input(self) -> bytes: ...
+
+    @property
+    def start_to_close_ms(self) -> int: ...
+
+    def message(self) -> m.PollActivityTaskQueueResponse: ...
+
+
+class GivenByMessage(Struct, frozen=True):
+    """What a poll has brought."""
+
+    run_id: str
+    activity_type: str
+    input: bytes
+    start_to_close_ms: int
+    task: m.PollActivityTaskQueueResponse
+
+    def message(self) -> m.PollActivityTaskQueueResponse:
+        """The message it came as."""
+        return self.task
+
+    @classmethod
+    def of(cls, task: m.PollActivityTaskQueueResponse) -> Self:
+        """Read what every execution needs."""
+        return cls(
+            task.workflow_execution.run_id,
+            task.activity_type.name,
+            task.input.SerializeToString(),
+            duration_ms(task.start_to_close_timeout),
+            task,
+        )
+
+
 class RunningActivity:
     """One execution of an activity by this worker.
 
     Args:
         activity: what runs.
-        task: what the service said about it.
+        given: what the service said about it.
         surroundings: shared by all of the worker's.
 
     Attributes:
@@ -137,19 +184,25 @@ class RunningActivity:
         runner: the asyncio task it runs in.
     """
 
-    def __init__(
-        self, activity: Activity[Any, Any], task: m.PollActivityTaskQueueResponse, surroundings: Surroundings
-    ) -> None:
+    def __init__(self, activity: Activity[Any, Any], given: Given, surroundings: Surroundings) -> None:
         self.activity = activity
-        self.task = task
+        self.given = given
         self.converter = surroundings.converter
         self.cancel_reason: CancelReason | None = None
         self.finished = False
         self.runner: asyncio.Task[None] | None = None
         self._surroundings = surroundings
         self._heartbeats: HeartbeatSender | None = None
+        self._task: m.PollActivityTaskQueueResponse | None = None
         self._info: Info | None = None
         self._cancelled: asyncio.Event | None = None
+
+    @property
+    def task(self) -> m.PollActivityTaskQueueResponse:
+        """What was given, as a message; made when first asked for."""
+        if self._task is None:
+            self._task = self.given.message()
+        return self._task
 
     @property
     def info(self) -> Info:

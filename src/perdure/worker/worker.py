@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakKeyDictionary
@@ -23,6 +24,7 @@ from weakref import WeakKeyDictionary
 from perdure.activity.definition import Activity
 from perdure.api import RpcError, WorkflowService
 from perdure.api import messages as m
+from perdure.api.direct import direct_of
 from perdure.client import Client
 from perdure.client.calls import call
 from perdure.client.errors import translate
@@ -32,6 +34,8 @@ from perdure.replay import guard as determinism
 from perdure.replay.lint import require_clean
 from perdure.replay.ports import NO_GUARD, Guard
 from perdure.worker.activity_tasks import ActivityTaskWorker
+from perdure.worker.direct_activity_tasks import DirectActivityTaskWorker
+from perdure.worker.direct_workflow_tasks import DirectWorkflowTaskWorker
 from perdure.worker.eager import EagerActivities
 from perdure.worker.pollers import PollSettings
 from perdure.worker.processes import ProcessPool, check_process_activity
@@ -174,9 +178,11 @@ class Worker:
             outage=Outage(f"worker on task queue {self.task_queue}"),
             ahead=_POLLS_AHEAD if client.is_remote else 1,
         )
+        short_way = direct_of(client.service)
         if self._definitions:
-            self._workflow_tasks = WorkflowTaskWorker(
-                client.service,
+            make = WorkflowTaskWorker if short_way is None else partial(DirectWorkflowTaskWorker, short_way)
+            self._workflow_tasks = make(
+                service=client.service,
                 raw_service=client.raw_service,
                 namespace=client.namespace,
                 task_queue=self.task_queue,
@@ -196,8 +202,9 @@ class Worker:
         if self._activities:
             self._processes = ProcessPool(self._max_processes)
             default_throttle, max_throttle = self._throttles
-            self._activity_tasks = ActivityTaskWorker(
-                client.service,
+            make = ActivityTaskWorker if short_way is None else partial(DirectActivityTaskWorker, short_way)
+            self._activity_tasks = make(
+                service=client.service,
                 namespace=client.namespace,
                 task_queue=self.task_queue,
                 identity=self.identity,

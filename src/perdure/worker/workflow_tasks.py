@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import TypeAlias
@@ -31,13 +31,13 @@ from perdure.replay.ports import Guard
 from perdure.replay.run import WorkflowRun
 from perdure.worker.cache import CachedRun, RunCache
 from perdure.worker.eager import EagerActivities
-from perdure.worker.pollers import PollerPool, PollSettings
+from perdure.worker.pollers import PollerPool, PollSettings, Pool
 from perdure.worker.registry import unknown_workflow_message
 from perdure.worker.service_calls import respond, respond_again
 from perdure.worker.slots import Slots
 from perdure.worker.threads import Threads
 
-__all__ = ["WorkflowTaskWorker"]
+__all__ = ["UNHANDLED", "Task", "WorkflowTaskWorker"]
 
 _logger = logging.getLogger("perdure.worker")
 
@@ -47,7 +47,7 @@ _OVERTAKEN = "UnhandledCommand"
 """How the service begins its refusal to close a run whose latest events the code has not seen: no mistake of its."""
 _SHARE_OF_TASK_FOR_STEPS = 0.5
 _HISTORY_PAGE_EVENTS = 1000
-_UNHANDLED = m.WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE
+UNHANDLED = m.WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE
 _TASK_TOKEN = sized_tag(m.RespondWorkflowTaskCompletedRequest, "task_token")
 _COMMAND = sized_tag(m.RespondWorkflowTaskCompletedRequest, "commands")
 
@@ -123,26 +123,36 @@ class WorkflowTaskWorker:
         self.eager: EagerActivities | None = None
         """Asks for activities in completions; None = they come by polls alone."""
         self._given: set[asyncio.Task[None]] = set()
-        self._pools = [
-            PollerPool[Task](
-                f"workflow tasks of {queue.name}",
-                poll=self._poll_of(queue, polls.worker_key),
-                handle=self._handle_in_slot,
-                max_pollers=max_concurrent,
-                on_fatal=on_fatal,
-                outage=polls.outage,
-                ahead=polls.ahead,
+        self._max_concurrent = max_concurrent
+        self._polls = polls
+        self._on_fatal = on_fatal
+        requests = [
+            m.PollWorkflowTaskQueueRequest(
+                namespace=namespace, task_queue=queue, identity=identity, worker_instance_key=polls.worker_key
             )
             for queue in queues
         ]
+        self._pools: list[Pool] = self._make_pools(requests, completed)
 
-    def _poll_of(self, queue: m.TaskQueue, worker_key: str) -> Callable[[], Awaitable[Task]]:
-        request = m.PollWorkflowTaskQueueRequest(
-            namespace=self._namespace, task_queue=queue, identity=self._identity, worker_instance_key=worker_key
-        )
-
-        # The same request again and again: the receiver may keep it and nobody changes it.
-        return partial(self._service.poll_workflow_task_queue, request)
+    def _make_pools(
+        self,
+        requests: Sequence[m.PollWorkflowTaskQueueRequest],
+        completed: m.RespondWorkflowTaskCompletedRequest,
+    ) -> list[Pool]:
+        """What polls: for each of these requests, to be completed with what `completed` says."""
+        return [
+            PollerPool[Task](
+                f"workflow tasks of {request.task_queue.name}",
+                # The same request again and again: the receiver may keep it and nobody changes it.
+                poll=partial(self._service.poll_workflow_task_queue, request),
+                handle=self._handle_in_slot,
+                max_pollers=self._max_concurrent,
+                on_fatal=self._on_fatal,
+                outage=self._polls.outage,
+                ahead=self._polls.ahead,
+            )
+            for request in requests
+        ]
 
     def start(self) -> None:
         """Begin polling."""
@@ -201,35 +211,43 @@ class WorkflowTaskWorker:
         """How many poller coroutines there are."""
         return sum(pool.size for pool in self._pools)
 
-    async def _handle_in_slot(self, task: Task) -> None:
+    async def _handle_in_slot(self, task: Task, begun: tuple[CachedRun, Outcome] | None = None) -> None:
         slots = self._slots
         if not slots.take_nowait():
             await slots.take()
         try:
-            following: Task | None = task
+            following = await self._handle(task, begun)
             while following is not None:
                 following = await self._handle(following)
         finally:
             slots.release()
 
-    async def _handle(self, task: Task) -> Task | None:
-        """Do one task; the next one of the same run, if the answer brought it."""
+    async def _handle(self, task: Task, begun: tuple[CachedRun, Outcome] | None = None) -> Task | None:
+        """Do one task; the next one of the same run, if the answer brought it.
+
+        Args:
+            task: the task.
+            begun: the run, which is busy with it, and what the task has come to so far; if it has been activated.
+        """
         entry: CachedRun | None = None
         try:
-            found = self.cache.get(task.workflow_execution.run_id)
-            if found is None or found.busy:
-                found = await self._entry_for(task)
-                if found is None:
-                    return await self._fail_unknown(task)
-            entry = found
-            entry.busy = True
-            if task.HasField("query"):
-                return await self._answer_query(task, entry)
-            run = entry.run
-            run.begin(task)
-            if not self._feed_nowait(task, run):
-                await self._feed(task, run)
-            outcome = run.outcome()
+            if begun is not None:
+                entry, outcome = begun
+            else:
+                found = self.cache.get(task.workflow_execution.run_id)
+                if found is None or found.busy:
+                    found = await self._entry_for(task)
+                    if found is None:
+                        return await self._fail_unknown(task)
+                entry = found
+                entry.busy = True
+                if task.HasField("query"):
+                    return await self._answer_query(task, entry)
+                run = entry.run
+                run.begin(task)
+                if not self._feed_nowait(task, run):
+                    await self._feed(task, run)
+                outcome = run.outcome()
             if isinstance(outcome, StepsNeeded):
                 outcome = await self._run_steps(entry, outcome)
             if isinstance(outcome, TaskFailed):
@@ -254,7 +272,7 @@ class WorkflowTaskWorker:
         except Exception as error:
             _logger.exception("workflow task of %s failed", task.workflow_execution.workflow_id)
             self._drop(entry)
-            return await self._fail(task, _UNHANDLED, self._converter.to_failure(error))
+            return await self._fail(task, UNHANDLED, self._converter.to_failure(error))
         finally:
             if entry is not None:
                 entry.release()
@@ -270,13 +288,16 @@ class WorkflowTaskWorker:
         while entry is not None and entry.busy:
             await entry.wait_free()
             entry = self.cache.get(run_id)
-        if entry is None:
-            definition = self._definitions.get(task.workflow_type.name) or self._definitions.get(None)
-            if definition is None:
-                return None
-            run = WorkflowRun(definition, namespace=self._namespace, converter=self._converter, guard=self._guard)
-            entry = CachedRun(run_id, run)
-            self.cache.put(entry)
+        return entry or self._new_entry(run_id, task.workflow_type.name)
+
+    def _new_entry(self, run_id: str, workflow_type: str) -> CachedRun | None:
+        """A fresh run in the cache. None if its type is unknown."""
+        definition = self._definitions.get(workflow_type) or self._definitions.get(None)
+        if definition is None:
+            return None
+        run = WorkflowRun(definition, namespace=self._namespace, converter=self._converter, guard=self._guard)
+        entry = CachedRun(run_id, run)
+        self.cache.put(entry)
         return entry
 
     def _feed_nowait(self, task: Task, run: WorkflowRun) -> bool:
@@ -434,7 +455,7 @@ class WorkflowTaskWorker:
         error = ApplicationError(message, type="UnknownWorkflowType")
         failure = self._converter.to_failure(error)
         if not task.HasField("query"):
-            await self._fail(task, _UNHANDLED, failure)
+            await self._fail(task, UNHANDLED, failure)
             return
         request = m.RespondQueryTaskCompletedRequest(
             task_token=task.task_token,

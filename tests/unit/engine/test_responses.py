@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from perdure.api import messages as m
 from perdure.api.durations import set_timestamp_ms
 from perdure.engine import responses
-from perdure.engine.history import ActivityItem, RunState, WorkflowTaskLive, retrying, task_of, terms
+from perdure.engine.history import ActivityItem, RunState, WorkflowTaskLive, retrying, terms
 
 INSTANTS = st.integers(1, 4_000_000_000_000)
 NUMBERS = st.integers(1, 10**6)
@@ -104,7 +104,7 @@ def test_a_command_is_cut_without_loss(fields: dict[str, Any]) -> None:
         assert getattr(event, name) == getattr(asked, name)
     assert event.use_workflow_build_id == asked.use_workflow_build_id
     task = m.PollActivityTaskQueueResponse.FromString(read.task())
-    assert task == m.PollActivityTaskQueueResponse.FromString(task_of(event))
+    assert task == m.PollActivityTaskQueueResponse.FromString(terms.task_of(event))
 
 
 def test_fields_in_another_order_mean_the_same() -> None:

@@ -36,8 +36,11 @@ class Parcel:
     weight: float
 
 
-@pytest.fixture
-async def env() -> AsyncIterator[WorkflowEnvironment]:
+@pytest.fixture(params=["short way", "messages"])
+async def env(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[WorkflowEnvironment]:
+    """An environment whose worker gets its tasks by the short way, or by polls."""
+    if request.param == "messages":
+        monkeypatch.setattr("perdure.worker.worker.direct_of", lambda service: None)
     async with await WorkflowEnvironment.start_time_skipping() as env:
         yield env
 

@@ -30,7 +30,7 @@ from perdure.engine.history.activity_control import update_options as update_act
 from perdure.engine.history.child import CLOSINGS as CHILD_CLOSINGS
 from perdure.engine.history.child import child_closed, child_lineage, is_child_of
 from perdure.engine.history.closing import delete_run, terminate_for_reset
-from perdure.engine.history.completion import complete_workflow_task
+from perdure.engine.history.completion import carry_out, complete_workflow_task
 from perdure.engine.history.deadlines import hot, next_deadline_ms, wake_at_ms
 from perdure.engine.history.describe import (
     VisibilityFields,
@@ -47,6 +47,7 @@ from perdure.engine.history.holding import activity_left, hold_activity, release
 from perdure.engine.history.lifecycle import check_signal, request_cancel, signal, start_run, terminate
 from perdure.engine.history.options import attach, check_options, options_of, update_options
 from perdure.engine.history.priorities import rank_of
+from perdure.engine.history.reports import Manner, manner_of
 from perdure.engine.history.resetting import (
     ChildEnd,
     Takeover,
@@ -74,7 +75,7 @@ from perdure.engine.history.state import (
     UpdateLive,
     WorkflowTaskLive,
 )
-from perdure.engine.history.terms import task_of
+from perdure.engine.history.terms import Asked, asked_by
 from perdure.engine.history.transition import (
     DEFAULT_LIMITS,
     NO_LINEAGE,
@@ -112,6 +113,7 @@ __all__ = [
     "NO_LINEAGE",
     "ActivityItem",
     "ActivityLive",
+    "Asked",
     "CancelItem",
     "ChildEnd",
     "ChildItem",
@@ -120,6 +122,7 @@ __all__ = [
     "Limits",
     "Lineage",
     "Live",
+    "Manner",
     "MessageKind",
     "NextRun",
     "OutMessage",
@@ -144,8 +147,10 @@ __all__ = [
     "activity_left",
     "activity_options_of",
     "admit_update",
+    "asked_by",
     "attach",
     "cancel_activity",
+    "carry_out",
     "check_options",
     "check_reset",
     "check_signal",
@@ -174,6 +179,7 @@ __all__ = [
     "hot",
     "is_failing",
     "is_child_of",
+    "manner_of",
     "mark_reset",
     "message_delivered",
     "next_deadline_ms",
@@ -196,7 +202,6 @@ __all__ = [
     "start_run",
     "start_workflow_task",
     "task_frames",
-    "task_of",
     "terminate",
     "terminate_for_reset",
     "told_of_activity",

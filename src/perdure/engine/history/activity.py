@@ -121,18 +121,18 @@ def complete_activity(
     run: Run,
     scheduled_event_id: int,
     attempt: int,
-    result: m.Payloads | None,
+    result: bytes | None,
     *,
     identity: str,
     limits: Limits = DEFAULT_LIMITS,
     now_ms: int,
 ) -> Transition:
-    """The attempt succeeded. A result that is too large fails the activity instead."""
+    """The attempt succeeded. A result (serialized ``Payloads``) that is too large fails the activity instead."""
     item = find(run, scheduled_event_id, attempt)
     event_id, started = _started(run, item, identity, now_ms)
     completed_id, started_id = (event_id + 1, event_id) if event_id else (0, DEFERRED)
     completed = frames.activity_completed(completed_id, now_ms, scheduled_event_id, started_id, result, identity)
-    if len(completed) > limits.blob_bytes and result is not None and result.ByteSize() > limits.blob_bytes:
+    if result is not None and len(result) > limits.blob_bytes:
         failure = failures.server_failure("Complete result exceeds size limit.", non_retryable=True)
         return fail_activity(run, scheduled_event_id, attempt, failure, identity=identity, now_ms=now_ms)
     transition = Transition(run, now_ms)

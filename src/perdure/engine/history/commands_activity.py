@@ -93,7 +93,7 @@ def schedule_activity(
     )
     item.priority = agreed.priority
     pending.add_activity(run, item)
-    run.live.scheduled[event_id] = asked.task()
+    run.live.scheduled[event_id] = asked
     transition.activities.append(event_id)
     if agreed.eager:
         if transition.eager is None:

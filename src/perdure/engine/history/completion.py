@@ -11,7 +11,7 @@ that it can forget what it has seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
@@ -50,18 +50,40 @@ def complete_workflow_task(
     Raises:
         RpcError: NOT_FOUND, no task is held.
     """
-    task = run.live.task
-    if task is None:
+    if run.live.task is None:
         raise RpcError(StatusCode.NOT_FOUND, "workflow task not found: it has timed out or was completed")
-    transition = Transition(run, now_ms)
     asked, manner = reports.read(request)
+    return carry_out(run, asked, manner, request, limits=limits, new_id=new_id, attributes=attributes, now_ms=now_ms)
+
+
+def carry_out(
+    run: Run,
+    asked: Sequence[bytes],
+    manner: reports.Manner,
+    request: m.RespondWorkflowTaskCompletedRequest | None = None,
+    *,
+    limits: Limits,
+    new_id: Callable[[], str],
+    attributes: Mapping[str, int] | None = None,
+    now_ms: int,
+) -> Transition:
+    """`complete_workflow_task` for serialized commands (precondition: a task is held).
+
+    Args:
+        asked: the commands.
+        manner: what the worker says besides.
+        request: where its messages are; None if it never has any.
+    """
+    task = run.live.task
+    assert task is not None, "the caller has looked"
+    transition = Transition(run, now_ms)
     plan = Plan(run, limits, now_ms, manner.identity, new_id, len(run.state.buffered))
     plan.attributes = attributes
     has_updates = run.live.updates is not None
     if has_updates:
         plan.unsent_updates = update.has_unsent(run)
     try:
-        if manner.has_messages:
+        if request is not None and manner.has_messages:
             update_protocol.open_mailbox(plan, request)
         steps = commands.plan_commands(plan, asked)
         if manner.has_messages:
@@ -72,7 +94,7 @@ def complete_workflow_task(
         workflow_task.end_failed(transition, bad.cause, failure, manner.identity, limits)
         transition.error = RpcError(StatusCode.INVALID_ARGUMENT, reason)
         return transition
-    if task.speculative and _may_forget(run, task, request, manner):
+    if task.speculative and request is not None and _may_forget(run, task, request, manner):
         return _forget(plan, transition, steps, manner)
     _write_completed(transition, task, manner)
     plan.completed_event_id = run.state.last_task_completed_event_id

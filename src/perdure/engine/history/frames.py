@@ -121,11 +121,11 @@ def activity_started(
 
 
 def activity_completed(
-    event_id: int, at_ms: int, scheduled_event_id: int, started_event_id: int, result: m.Payloads | None, identity: str
+    event_id: int, at_ms: int, scheduled_event_id: int, started_event_id: int, result: bytes | None, identity: str
 ) -> bytes:
+    """With a result that is serialized ``Payloads``."""
     if result is not None:
-        data = result.SerializeToString()
-        attributes = b"\x0a" + varint(len(data)) + data + b"\x10" + varint(scheduled_event_id)
+        attributes = b"\x0a" + varint(len(result)) + result + b"\x10" + varint(scheduled_event_id)
     else:
         attributes = b"\x10" + varint(scheduled_event_id)
     attributes += b"\x18" + varint(started_event_id) + text(b"\x22", identity)

@@ -76,6 +76,11 @@ def _manner(rest: bytes) -> Manner:
     )
 
 
+def manner_of(request: m.RespondWorkflowTaskCompletedRequest) -> Manner:
+    """What a worker says with each of its completions, read once; the request has neither token nor commands."""
+    return _manner(request.SerializeToString())
+
+
 def scheduled_activity(command: bytes) -> bytes | None:
     """The attributes of a command that schedules an activity and says no more; None for another command."""
     if not command.startswith(_SCHEDULES_ACTIVITY):

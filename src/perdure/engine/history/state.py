@@ -14,8 +14,12 @@ New fields go at the end, with a default: rows are arrays, and older rows must s
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
+
+if TYPE_CHECKING:
+    from perdure.engine.history.terms import Asked
 
 __all__ = [
     "ActivityControl",
@@ -368,8 +372,8 @@ class Live(Struct):
     task: WorkflowTaskLive | None = None
     activities: dict[int, ActivityLive] = {}
     """By scheduled event id."""
-    scheduled: dict[int, bytes] = {}
-    """What the Scheduled events of activities tell their workers (see `terms`), so that no read is needed."""
+    scheduled: dict[int, Asked] = {}
+    """What the Scheduled events of activities tell their workers, so that no read is needed."""
     deadlines: list[tuple[int, int, int]] = []
     """Heap of (due_ms, kind, event_id); entries may be stale and are checked against the state when they come up."""
     activity_ids: dict[str, int] = {}

@@ -55,6 +55,8 @@ class Terms(Struct, frozen=True):
     """The worker asks to have it at once."""
     priority: bytes
     """A serialized ``Priority``, or nothing."""
+    input: bytes = b""
+    """Serialized ``Payloads``: empty, as inputs are not among the terms, but for a command in another order."""
 
 
 class Asked(Struct, frozen=True):
@@ -80,6 +82,11 @@ class Asked(Struct, frozen=True):
         if self.input:
             data += b"\x42" + self.input[1:]
         return data
+
+    def payloads(self) -> bytes:
+        """The activity's arguments, as serialized ``Payloads``."""
+        data = self.input
+        return data[content(data, 0)[0] :] if data else self.terms.input
 
 
 def read(data: bytes, task_queue: str, run_timeout_ms: int) -> Asked:
@@ -149,7 +156,25 @@ def _terms(data: bytes, task_queue: str, run_timeout_ms: int) -> Terms:
         task_of(event),
         command.request_eager_execution,
         command.priority.SerializeToString(),
+        command.input.SerializeToString(),
     )
+
+
+def asked_by(event: m.ActivityTaskScheduledEventAttributes) -> Asked:
+    """What a Scheduled event that has been read again says to the worker of the activity."""
+    terms = Terms(
+        event.activity_id,
+        event.activity_type.name,
+        event.task_queue.name,
+        (0, 0, 0, 0),
+        Retry(),
+        b"",
+        task_of(event),
+        False,
+        event.priority.SerializeToString(),
+        event.input.SerializeToString(),
+    )
+    return Asked(terms, event.activity_id, b"", b"", b"")
 
 
 def _span_ms(duration: Duration, what: str) -> int:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from perdure.engine.clock import Clock, Handle
     from perdure.engine.queries import PendingQuery
 
-__all__ = ["ActivityTask", "Matching", "Poller", "QueryTask", "Task", "TaskQueue", "WorkflowTask"]
+__all__ = ["ActivityTask", "Matching", "Poller", "QueryTask", "Standing", "Task", "TaskQueue", "WorkflowTask"]
 
 _NEVER_MS = -(1 << 62)
 
@@ -63,6 +63,21 @@ class ActivityTask(Struct, frozen=True, gc=False):
 Task = WorkflowTask | QueryTask | ActivityTask
 
 
+class Standing(Protocol):
+    """A worker of this process that takes tasks by a call; see `perdure.engine.direct`."""
+
+    identity: str
+    worker_key: str
+
+    def offer(self, task: Task) -> None:
+        """Here is a task, which is its own from now on."""
+        ...
+
+    def close(self) -> None:
+        """It gets no more, and gives back what it has not begun. Harmless to repeat."""
+        ...
+
+
 class Poller:
     """A poll that waits. Its future yields a task, or None for an empty answer."""
 
@@ -89,6 +104,7 @@ class TaskQueue:
         "last_poll_ms",
         "name",
         "pollers",
+        "standing",
         "throttle",
         "watch",
     )
@@ -97,6 +113,8 @@ class TaskQueue:
         self.name = name
         self.backlog: deque[Task] | RankedBacklog = deque()
         self.pollers: deque[Poller] = deque()
+        self.standing: deque[Standing] = deque()
+        """Who takes what no poll waits for, in turns."""
         self.last_poll_ms = _NEVER_MS
         self.added = 0
         """Tasks that have come so far."""
@@ -115,6 +133,10 @@ class TaskQueue:
             self.backlog.append(task)
             self._pump()
             return
+        self._give(task)
+
+    def _give(self, task: Task) -> None:
+        """Give the task to a waiting poll, or a standing one, or keep it."""
         pollers = self.pollers
         while pollers:
             future = pollers.popleft().future
@@ -122,14 +144,29 @@ class TaskQueue:
                 self._matching.in_transit += 1
                 future.set_result(task)
                 return
-        self.backlog.append(task)
+        standing = self.standing
+        if standing:
+            first = standing[0]
+            if len(standing) > 1:
+                standing.rotate(-1)
+            first.offer(task)
+        else:
+            self.backlog.append(task)
+
+    def stand(self, poll: Standing) -> None:
+        """A standing poll begins, or goes on: it gets what waits."""
+        self.standing.append(poll)
+        while poll in self.standing and (task := self.take()) is not None:
+            poll.offer(task)
+        if self.throttle is not None:
+            self._pump()
 
     def offer_ranked(self, task: Task, rank: Rank) -> None:
         """As `offer`, for a task with a rank."""
         pollers = self.pollers
         while pollers and pollers[0].future.done():
             pollers.popleft()
-        if pollers and self.throttle is None:
+        if (pollers or self.standing) and self.throttle is None:
             self.offer(task)
             return
         self.added += 1
@@ -152,7 +189,7 @@ class TaskQueue:
             self.throttle.give_back()
             self.backlog.appendleft(task)
             self._pump()
-        elif self.pollers:
+        elif self.pollers or self.standing:
             self.added -= 1
             self.offer(task)
         else:
@@ -217,12 +254,11 @@ class TaskQueue:
         throttle = self.throttle
         assert throttle is not None, "only a throttled queue is pumped"
         clock = self._matching.clock
-        while self.backlog and self.pollers:
-            if self.pollers[0].future.done():
+        while self.backlog and (self.pollers or self.standing):
+            if self.pollers and self.pollers[0].future.done():
                 self.pollers.popleft()
             elif throttle.admit(clock.monotonic_s()):
-                self._matching.in_transit += 1
-                self.pollers.popleft().future.set_result(self.backlog.popleft())
+                self._give(self.backlog.popleft())
             else:
                 if self._pump_alarm is None:
                     self._pump_alarm = clock.call_later(throttle.wait_s(), self._pump_again)
@@ -259,9 +295,21 @@ class TaskQueue:
                 poller.future.set_result(None)
         self.pollers = kept
 
+    def dismiss(self, wanted: Callable[[Poller | Standing], bool]) -> None:
+        """End the polls that are `wanted`, waiting or standing."""
+        self.release(wanted)
+        for standing in list(self.standing):
+            if wanted(standing):
+                standing.close()
+
+    @property
+    def is_idle(self) -> bool:
+        """Nobody and nothing waits in it."""
+        return not (self.backlog or self.pollers or self.standing)
+
     def is_alive(self, now_ms: int, alive_ms: int) -> bool:
         """Whether the worker behind a sticky queue still polls it."""
-        return bool(self.pollers) or now_ms - self.last_poll_ms < alive_ms
+        return bool(self.standing) or bool(self.pollers) or now_ms - self.last_poll_ms < alive_ms
 
     def _arm_sticky(self, at_ms: int) -> None:
         self._sticky_alarm = self._matching.clock.call_at(at_ms, self._expire_tasks)
@@ -283,7 +331,7 @@ class TaskQueue:
 
     def close(self) -> None:
         """Answer every waiting poll empty and forget the timers."""
-        self.release(lambda _: True)
+        self.dismiss(lambda _: True)
         for alarm in (self._alarm, self._sticky_alarm, self._pump_alarm):
             if alarm is not None:
                 alarm.cancel()
@@ -335,7 +383,7 @@ class Matching:
         return queue
 
     def _drop_idle(self, queues: OrderedDict[_Key, TaskQueue]) -> None:
-        for key in [key for key, queue in queues.items() if not queue.backlog and not queue.pollers]:
+        for key in [key for key, queue in queues.items() if queue.is_idle]:
             queues.pop(key).close()
 
     def shut_worker(self, namespace: str, worker_key: str, sticky_queue: str, identity: str, queue: str) -> None:
@@ -353,14 +401,14 @@ class Matching:
                 if of_namespace != namespace:
                     continue
                 mine = bool(identity) and name == queue
-                task_queue.release(
+                task_queue.dismiss(
                     lambda poller, mine=mine: (
                         poller.worker_key == worker_key if worker_key else mine and poller.identity == identity
                     )
                 )
         sticky = self.workflow.get((namespace, sticky_queue)) if sticky_queue else None
         if sticky is not None:
-            sticky.release(lambda _: True)
+            sticky.dismiss(lambda _: True)
             sticky.last_poll_ms = _NEVER_MS
             sticky.expire_until(1 << 62)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from perdure.engine.service.activities import ActivityTopic
 from perdure.engine.service.activity_control import ActivityControlTopic
 from perdure.engine.service.batches import BatchTopic
+from perdure.engine.service.direct import DirectTopic
 from perdure.engine.service.histories import HistoryTopic
 from perdure.engine.service.namespaces import NamespaceTopic
 from perdure.engine.service.operations import OperationTopic
@@ -38,5 +39,6 @@ class EngineService(
     ActivityControlTopic,
     TaskQueueTopic,
     WorkerTopic,
+    DirectTopic,
 ):
     """The engine as a `perdure.api.WorkflowService`."""

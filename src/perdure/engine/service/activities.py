@@ -146,7 +146,7 @@ class ActivityTopic(ServiceTopic):
                 slot.run,
                 token.scheduled_event_id,
                 token.attempt,
-                request.result if request.HasField("result") else None,
+                request.result.SerializeToString() if request.HasField("result") else None,
                 identity=request.identity,
                 limits=self.limits,
                 now_ms=self.clock.now_ms(),
@@ -162,7 +162,7 @@ class ActivityTopic(ServiceTopic):
     ) -> m.RespondActivityTaskCompletedByIdResponse:
         """Raises RpcError NOT_FOUND, INVALID_ARGUMENT."""
         slot, token = await self._by_id(request.namespace, request.workflow_id, request.run_id, request.activity_id)
-        result = request.result if request.HasField("result") else None
+        result = request.result.SerializeToString() if request.HasField("result") else None
         await self._end(slot, token, history.complete_activity, result, identity=request.identity)
         return m.RespondActivityTaskCompletedByIdResponse()
 

@@ -94,7 +94,10 @@ class TaskQueueTopic(ServiceTopic):
     def _pollers(self, queue: TaskQueue) -> list[m.PollerInfo]:
         """Who has polled of late."""
         pollers: list[m.PollerInfo] = []
-        for identity, at_ms in queue.watch.pollers(self.clock.now_ms()):
+        now_ms = self.clock.now_ms()
+        for standing in queue.standing:
+            queue.watch.seen[standing.identity] = now_ms
+        for identity, at_ms in queue.watch.pollers(now_ms):
             poller = m.PollerInfo(identity=identity)
             set_timestamp_ms(poller.last_access_time, at_ms)
             poller.rate_per_second = queue.throttle.rate if queue.throttle is not None else _RATE
