@@ -114,7 +114,7 @@ async def test_a_deprecated_namespace_starts_nothing_and_ends_what_runs(driver: 
 async def test_capabilities_are_what_is_served(driver: Driver) -> None:
     capabilities = (await described(driver)).namespace_info.capabilities
     assert capabilities.sync_update == hasattr(driver.service, "update_workflow_execution")
-    assert not capabilities.worker_heartbeats
+    assert capabilities.worker_heartbeats
     assert not capabilities.standalone_activities
 
 

@@ -144,7 +144,7 @@ class Wire:
     async def open(self) -> EngineService:
         """The service at the near end, typed as what it stands for."""
         if self._kind == "grpc":
-            engine = _Overlaid(self._service.engine, {"service": lambda *, in_process: self._served})
+            engine = _Overlaid(self._service.engine, {"service": self._served})
             server = Server(cast(Any, engine), address="127.0.0.1:0")
             await server.start()
             channel: Any = GrpcChannel(server.address, ServerOptions())

@@ -256,7 +256,8 @@ async def persistently(life: Life, story: Told) -> object:
             cause = error if isinstance(error, RpcError) else error.cause
             if not isinstance(cause, RpcError) or cause.code not in AGAIN:
                 raise
-            assert "injected" in cause.message or cause.code is StatusCode.DEADLINE_EXCEEDED, error
+            expected = any(words in cause.message for words in ("injected", "too busy to be reset"))
+            assert expected or cause.code is StatusCode.DEADLINE_EXCEEDED, error
             life.is_reborn = True
             await asyncio.sleep(0.2)
 

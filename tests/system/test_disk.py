@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import random
@@ -13,14 +14,13 @@ from pathlib import Path
 import apsw
 import pytest
 
-from perdure import activity, workflow
+from perdure import activity, sharing, workflow
 from perdure.api import RpcError, StatusCode
 from perdure.client import Client, WorkflowHandle, calls
 from perdure.common import RetryPolicy
 from perdure.engine.store.faults import FaultDisk
 from perdure.engine.store.sqlite import SqliteStore
 from perdure.exceptions import PerdureError
-from perdure.local import Place
 from perdure.worker import Worker, service_calls
 from tests.system.lives import Ledger, Witness
 
@@ -90,7 +90,7 @@ class House:
 
     async def __aenter__(self) -> House:
         vfs = self._disk.name if self._disk is not None else None
-        self._patch.setattr(Place, "make_store", lambda place: SqliteStore(place.name, vfs=vfs))
+        self._patch.setattr(sharing, "SqliteStore", functools.partial(SqliteStore, vfs=vfs))
         self.client = await Client.connect(self._path)
         assert self.client._lease is not None
         self.engine = self.client._lease.engine

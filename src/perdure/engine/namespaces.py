@@ -168,9 +168,9 @@ class Namespaces:
         return [known[each] for each in sorted(known) if each > name][:limit]
 
     def retain(self, state: RunState) -> None:
-        """A run has closed: it stays as long as its namespace says now."""
+        """A run has closed: it stays as long as its namespace says now, unless it is deleted."""
         namespace = self.by_name.get(state.namespace)
-        if namespace is not None:
+        if namespace is not None and not state.deleted:
             state.retain_until_ms = state.close_ms + namespace.retention_ms
 
     # -- changes ---------------------------------------------------------------------------------------------------
