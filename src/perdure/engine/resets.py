@@ -3,7 +3,8 @@
 ``engine.history.resetting`` says what the new run is; here it gets what it needs. The run that is reset, the *base*,
 is read to its end, and so are the runs that continued it as new; children that were pending at the point are looked
 up. All that may take a while, in which everything else goes on. So in the end, from one turn of the event loop to the
-next, it is checked that nothing of it has changed; what has is read, and the check repeated. Then, without an `await`:
+next, it is checked that nothing of it has changed; what has is read, and the check repeated. Until then all those runs
+stay in memory. Then, without an `await`:
 the run that is open ends, the new one begins as the current run of the workflow id, and the base notes its id. All of
 that is one commit.
 
@@ -54,13 +55,36 @@ class _LeftError(Exception):
     """A run left memory while it was read, perhaps for good."""
 
 
+class _Pins:
+    """Runs that stay in memory for one reset."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+        self._slots: set[Slot] = set()
+
+    def add(self, slot: Slot) -> Slot:
+        """Keep a run in memory until `release`."""
+        if slot not in self._slots:
+            self._slots.add(slot)
+            slot.pins += 1
+        return slot
+
+    def release(self) -> None:
+        """They may leave."""
+        for slot in self._slots:
+            slot.pins -= 1
+            self._shard.cache.cool(slot)
+        self._slots.clear()
+
+
 class _Reset:
     """One reset on its way."""
 
     def __init__(
-        self, shard: Shard, reader: HistoryReader, base: Slot, request: m.ResetWorkflowExecutionRequest
+        self, shard: Shard, reader: HistoryReader, base: Slot, request: m.ResetWorkflowExecutionRequest, pins: _Pins
     ) -> None:
-        self.base = base
+        self.base = pins.add(base)
+        self._pins = pins
         self._shard = shard
         self._reader = reader
         self._request = request
@@ -111,7 +135,7 @@ class _Reset:
                 if error.code is StatusCode.NOT_FOUND:
                     return  # Erased: what came to it is gone.
                 raise
-            self._following.append(await self._read_on(_Reading(last, 0)))
+            self._following.append(await self._read_on(_Reading(self._pins.add(last), 0)))
 
     async def _read_on(self, reading: _Reading) -> _Reading:
         slot, events_read = reading
@@ -139,7 +163,7 @@ class _Reset:
         for item in self._takeover.unfinished_children():
             slot = await self._last_run(item)
             if slot is not None and slot.run.is_open:
-                self._children.append((item, slot))
+                self._children.append((item, self._pins.add(slot)))
             else:
                 self._ends[item.event_id] = await self._end_of(item, slot)
 
@@ -224,22 +248,32 @@ async def reset_workflow(
         RpcError: INVALID_ARGUMENT; NOT_FOUND; DATA_LOSS, a history is damaged; UNAVAILABLE, try again.
     """
     history.check_reset(request, shard.limits)
+    pins = _Pins(shard)
+    try:
+        return await _reset(shard, reader, base, request, pins)
+    finally:
+        pins.release()
+
+
+async def _reset(
+    shard: Shard, reader: HistoryReader, base: Slot, request: m.ResetWorkflowExecutionRequest, pins: _Pins
+) -> Slot:
     namespace, workflow_id = base.run.state.namespace, base.run.state.workflow_id
-    reset = _Reset(shard, reader, base, request)
+    reset = _Reset(shard, reader, base, request, pins)
     for _ in range(_ROUNDS_MAX):
-        current = await shard.cache.find(namespace, workflow_id, "")
+        current = pins.add(await shard.cache.find(namespace, workflow_id, ""))
         if request.request_id and current.run.state.start_request_id == request.request_id:
             return current
         if reset.base.gone:
             base = await shard.cache.find(namespace, workflow_id, reset.base.run.state.run_id)
-            reset = _Reset(shard, reader, base, request)
+            reset = _Reset(shard, reader, base, request, pins)
         if not 1 < request.workflow_task_finish_event_id < reset.base.run.state.next_event_id:
             raise history.no_such_point(reset.base.run)
         try:
             await reset.read()
         except _LeftError:
             base = await shard.cache.find(namespace, workflow_id, reset.base.run.state.run_id)
-            reset = _Reset(shard, reader, base, request)
+            reset = _Reset(shard, reader, base, request, pins)
             continue
         except (ValueError, LookupError, DecodeError) as error:
             raise shard.cache.quarantine(reset.base.key, f"its history is damaged: {error}") from error

@@ -56,6 +56,7 @@ class Slot:
         "hot",
         "key",
         "pending",
+        "pins",
         "queries",
         "row_event_id",
         "run",
@@ -104,6 +105,8 @@ class Slot:
         self.size = _BASE_BYTES + encoded_bytes
         """Estimate of its memory, in bytes."""
         self.gone = False
+        self.pins = 0
+        """How many operations that take several turns of the event loop need it in memory."""
         self.token = b""
         """Of the workflow task handed out last; empty as long as nobody has asked for it."""
         self.taker: WorkflowTaker | None = None
@@ -123,6 +126,7 @@ class Slot:
             or self.queries
             or self.updates
             or self.run.state.outbox
+            or self.pins
         )
 
     def uncommitted(self) -> list[bytes]:
