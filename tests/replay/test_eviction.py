@@ -70,6 +70,63 @@ def test_an_evicted_run_leaves_nothing_to_the_garbage_collector(completed: bool,
         gc.enable()
 
 
+class Thing:
+    """Something that a workflow holds."""
+
+
+@workflow.defn
+class Updated:
+    held: list[weakref.ref[Thing]] = []  # noqa: RUF012 - the test looks at it
+
+    def __init__(self) -> None:
+        self.thing = Thing()
+        self.held.append(weakref.ref(self.thing))
+
+    @workflow.run
+    async def run(self) -> None:
+        await ship("x")
+
+    @workflow.update
+    async def change(self) -> None:
+        await ship("y")
+
+
+@workflow.defn
+async def updated() -> None:
+    thing = Thing()
+    Updated.held.append(weakref.ref(thing))
+
+    @workflow.update
+    async def change() -> None:
+        await ship(str(thing))
+
+    @change.validator
+    def check() -> None:
+        assert thing
+
+    await ship("x")
+
+
+@pytest.mark.parametrize("code", [Updated, updated])
+def test_an_evicted_run_with_updates_leaves_nothing_either(code: Any) -> None:
+    Updated.held.clear()
+    scenario = Scenario(code)
+    scenario.update("u1", "change")
+    scenario.task()
+    scenario.update("u2", "change")
+    scenario.task()
+    gone = weakref.ref(scenario.run._runtime)
+    gc.collect()
+    gc.disable()
+    try:
+        scenario.run.close()
+        del scenario
+        assert gone() is None
+        assert [thing() for thing in Updated.held] == [None]
+    finally:
+        gc.enable()
+
+
 def test_awaits_in_finally_issue_nothing() -> None:
     trace: list[str] = []
 

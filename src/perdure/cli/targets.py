@@ -1,11 +1,13 @@
 """Where a command's workflows are: in a database file, or behind a server's address.
 
 Each command that asks or changes something takes these options. Without any it is the file ``perdure.db``; a process
-that has the file open does not have to stop.
+that has the file open does not have to stop. A server that wants an API key finds it in ``PERDURE_API_KEY``; an
+address that begins with ``https://`` is spoken to over TLS.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -44,8 +46,11 @@ class Target:
             CliError: there is no such database.
             PerdureError: it cannot be opened, or the server not reached.
         """
-        where = existing_database(self.db) if self.address is None else self.address
-        return await Client.connect(where, namespace=self.namespace)
+        if self.address is None:
+            return await Client.connect(existing_database(self.db), namespace=self.namespace)
+        # Not an option: other users of the machine can read a command's.
+        api_key = os.environ.get("PERDURE_API_KEY")
+        return await Client.connect(self.address, namespace=self.namespace, api_key=api_key)
 
 
 def existing_database(db: Path) -> str:

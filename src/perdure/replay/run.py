@@ -477,6 +477,8 @@ class WorkflowRun:
             for call in calls.values():
                 detach(call)
             calls.clear()
+        if runtime.updates is not None:
+            runtime.updates.let_go()
         runtime.main = None
         runtime.loop.owner = NOBODY
 

@@ -371,6 +371,13 @@ class Updates:
         messages, self.messages = self.messages, []
         return messages
 
+    def let_go(self) -> None:
+        """The run is evicted: hold nothing that holds this."""
+        self._handlers.clear()
+        self._waiting.clear()
+        self._running.clear()
+        self.closing = None
+
     def defers(self, close: Callable[[], None]) -> bool:
         """Whether the run's close has to wait until its code rests, or waits already; `close` is then called."""
         if self.closing is None and not self._running:
