@@ -19,7 +19,7 @@ from perdure.api import EngineStoppedError, RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.client.errors import translate
 
-__all__ = ["Backoff", "call"]
+__all__ = ["Backoff", "call", "repeat"]
 
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response", bound=Message)
@@ -29,6 +29,8 @@ _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 2.0
 _MAX_TRIES = 10
 """Some seven seconds in all: a server that is restarted is back by then."""
+_PATIENT_TRIES = 50_000
+"""A day."""
 
 
 class Backoff:
@@ -56,19 +58,43 @@ async def call(
     *,
     workflow_id: str = "",
     workflow_type: str = "",
+    patient: bool = False,
 ) -> _Response:
     """Call a method of the service.
+
+    Args:
+        method: the service's method.
+        request: what to ask.
+        workflow_id: for the error's message.
+        workflow_type: likewise.
+        patient: sit out an outage of the service: the caller waits for something that may take days anyway.
 
     Raises:
         PerdureError: as `perdure.client.errors.translate` says, its cause the `RpcError`.
     """
+    try:
+        return await repeat(method, request, patient=patient)
+    except RpcError as error:
+        raise translate(error, workflow_id=workflow_id, workflow_type=workflow_type) from error
+
+
+async def repeat(
+    method: Callable[[_Request], Awaitable[_Response]], request: _Request, *, patient: bool = False
+) -> _Response:
+    """As `call`, for those who read refusals themselves.
+
+    Raises:
+        RpcError: the last one.
+    """
     backoff: Backoff | None = None
-    for tries in range(1, _MAX_TRIES + 1):
+    max_tries = _PATIENT_TRIES if patient else _MAX_TRIES
+    for tries in range(1, max_tries + 1):
         try:
             return await method(request)
         except RpcError as error:
-            if tries == _MAX_TRIES or not _may_help(error):
-                raise translate(error, workflow_id=workflow_id, workflow_type=workflow_type) from error
+            may_help = _may_help(error) or (patient and error.code is StatusCode.DEADLINE_EXCEEDED)
+            if tries == max_tries or not may_help:
+                raise
         backoff = backoff or Backoff(_FIRST_WAIT_S, _LONGEST_WAIT_S)
         await backoff.wait()
     raise AssertionError("unreachable: the last try returns or raises")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple, Unpack, c
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
-from perdure.client.calls import call
+from perdure.client.calls import call, repeat
 from perdure.client.descriptions import WorkflowExecutionDescription, WorkflowExecutionStatus
 from perdure.client.errors import (
     WorkflowContinuedAsNewError,
@@ -104,7 +104,7 @@ class WorkflowHandle(UpdatingHandle, OperatedHandle, Generic[ReturnT]):
         )
         get = self._client.service.get_workflow_execution_history
         while True:
-            response = await call(get, request, workflow_id=self.id)
+            response = await call(get, request, workflow_id=self.id, patient=self._client.is_remote)
             if response.history.events:
                 return response.history.events[-1]
             if not response.next_page_token:
@@ -219,7 +219,7 @@ class WorkflowHandle(UpdatingHandle, OperatedHandle, Generic[ReturnT]):
         if reject_condition is not None:
             request.query_reject_condition = reject_condition.value  # pyright: ignore[reportAttributeAccessIssue] - an open enum is an int
         try:
-            response = await self._client.service.query_workflow(request)
+            response = await repeat(self._client.service.query_workflow, request)
         except RpcError as error:
             raise self._query_error(error) from error
         if response.HasField("query_rejected"):

@@ -19,7 +19,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
-from perdure.api import RpcError, StatusCode
+from perdure.api import EngineStoppedError, RpcError, StatusCode
 from perdure.api.rpcs import Rpc
 from perdure.transport.options import ServerOptions, TLSConfig
 from perdure.transport.remote import Call
@@ -36,6 +36,13 @@ _EMPTY_AT_DEADLINE: Final = frozenset({"poll_workflow_task_queue", "poll_activit
 _UNREACHED: Final = ("failed to connect", "connections to all backends", "DNS resolution", "Socket", "Connection")
 """How gRPC's own messages begin when there is no server; a server's refusal is passed on as it is."""
 _NAMESPACES_KEPT: Final = 1000
+
+
+class ChannelClosedError(EngineStoppedError):
+    """The client has been closed. Repeating the call does not open it again."""
+
+    def __init__(self, address: str) -> None:
+        RpcError.__init__(self, StatusCode.UNAVAILABLE, f"the client of {address} has been closed; connect again")
 
 
 class GrpcChannel:
@@ -130,7 +137,7 @@ class GrpcChannel:
         return RpcError(code, message)
 
     def _closed_error(self) -> RpcError:
-        return RpcError(StatusCode.UNAVAILABLE, f"the client of {self.address} has been closed; connect again")
+        return ChannelClosedError(self.address)
 
 
 def _tls(options: ServerOptions, secure: bool | None) -> TLSConfig | None:

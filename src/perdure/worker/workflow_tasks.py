@@ -21,6 +21,7 @@ from perdure.api import RpcError, StatusCode, WorkflowService
 from perdure.api import messages as m
 from perdure.api.durations import ms_of_timedelta, set_duration_ms
 from perdure.api.wire import sized, sized_tag, varint
+from perdure.client.calls import repeat
 from perdure.client.eager import dismiss, enlist
 from perdure.converter import DataConverter
 from perdure.exceptions import ApplicationError
@@ -359,7 +360,7 @@ class WorkflowTaskWorker:
             maximum_page_size=_HISTORY_PAGE_EVENTS,
             next_page_token=page_token,
         )
-        return await self._service.get_workflow_execution_history(request)
+        return await repeat(self._service.get_workflow_execution_history, request)
 
     def _completion(self, task: Task, outcome: TaskCompleted) -> m.RespondWorkflowTaskCompletedRequest:
         parts = [self._completed, _TASK_TOKEN, sized(task.task_token)]

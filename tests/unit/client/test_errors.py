@@ -81,6 +81,15 @@ async def test_what_was_too_much_at_once_is_asked_again() -> None:
         await call(method, m.QueryWorkflowRequest())
 
 
+async def test_who_waits_for_a_result_sits_out_an_outage() -> None:
+    gone = [RpcError(StatusCode.UNAVAILABLE, "x"), RpcError(StatusCode.DEADLINE_EXCEEDED, "x")] * 20
+    method = Answers(*gone)
+    await call(method, m.QueryWorkflowRequest(), patient=True)
+    assert len(method.requests) == 41
+    with pytest.raises(ServiceError):
+        await call(Answers(RpcError(StatusCode.DEADLINE_EXCEEDED, "x")), m.QueryWorkflowRequest())
+
+
 async def test_the_number_of_tries_is_bounded() -> None:
     method = Answers(*(RpcError(StatusCode.UNAVAILABLE, "x") for _ in range(100)))
     with pytest.raises(ServiceUnavailableError) as caught:
