@@ -116,11 +116,24 @@ class Updated(Life):
             *commands, messages=said, capabilities=capabilities, force_create_new_workflow_task=force, sticky="s"
         )
 
+    @precondition(lambda self: self.run.is_open)
+    @rule(data=st.data(), capable=st.booleans(), closes=st.booleans(), force=st.booleans())
+    def work(self, data: st.DataObject, capable: bool, closes: bool, force: bool) -> None:
+        """A worker that is quick: it takes the task that is there, or comes with time, and answers."""
+        if self.run.live.task is None:
+            if not h.workflow_task_ready(self.run, self.scenario.now_ms) and self.run.state.task_not_before_ms:
+                self.scenario.wait_due()
+            if not h.workflow_task_ready(self.run, self.scenario.now_ms):
+                return
+            self.start_task(data.draw(st.booleans()))
+        self.answer(data, capable, closes, force)
+
     @precondition(lambda self: self.run.live.task is not None)
     @rule()
     def give_back(self) -> None:
         self.scenario.take(h.release_workflow_task(self.run, now_ms=self.scenario.now_ms))
 
+    @precondition(lambda self: self.run.state.next_event_id > 15)
     @rule()
     def crash(self) -> None:
         self.scenario.reload()
