@@ -182,6 +182,7 @@ def test_what_happens_during_a_speculative_task_keeps_it() -> None:
     h.update_messages(scenario.run, sticky=False)
     scenario.signal()
     assert scenario.state.buffered
+    assert h.wake_at_ms(scenario.run) == 0, "after a crash nobody remembers the task, and the signal must be looked at"
     transition = say(scenario, rejection())
     assert transition.changed and transition.workflow_task
     assert scenario.names(5) == [

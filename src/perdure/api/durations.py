@@ -13,6 +13,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 __all__ = [
+    "LATEST_MS",
+    "LONGEST_MS",
     "datetime_of_ms",
     "duration_ms",
     "duration_of_ms",
@@ -25,9 +27,18 @@ __all__ = [
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+LONGEST_MS = 100 * 365 * 24 * 3600 * 1000
+"""A hundred years: a longer span counts as this one, so that sums of instants and spans can be kept."""
+LATEST_MS = 253_402_300_799_999
+"""The end of the year 9999: a later instant counts as this one."""
+
+
 def duration_ms(duration: Duration) -> int:
     """Milliseconds of a Duration, rounded up; 0 when it is unset or zero."""
-    return duration.seconds * 1000 + -(-duration.nanos // 1_000_000)
+    ms = duration.seconds * 1000 + -(-duration.nanos // 1_000_000)
+    if -LONGEST_MS < ms < LONGEST_MS:
+        return ms
+    return LONGEST_MS if ms > 0 else -LONGEST_MS
 
 
 def duration_of_ms(ms: int) -> Duration:
@@ -43,7 +54,10 @@ def set_duration_ms(duration: Duration, ms: int) -> None:
 
 def timestamp_ms(timestamp: Timestamp) -> int:
     """Milliseconds since the epoch of a Timestamp."""
-    return timestamp.seconds * 1000 + timestamp.nanos // 1_000_000
+    at_ms = timestamp.seconds * 1000 + timestamp.nanos // 1_000_000
+    if -LATEST_MS < at_ms < LATEST_MS:
+        return at_ms
+    return LATEST_MS if at_ms > 0 else -LATEST_MS
 
 
 def set_timestamp_ms(timestamp: Timestamp, at_ms: int) -> None:

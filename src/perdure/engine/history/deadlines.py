@@ -142,6 +142,8 @@ def hot(run: Run) -> bool:
         return False
     if state.task_scheduled_event_id and not state.task_not_before_ms:
         return True
+    if state.buffered and not state.task_scheduled_event_id:
+        return True  # They came while a speculative task was handed out, which nobody remembers.
     for event_id in run.live.activity_ids.values():
         item = state.items[event_id]
         if isinstance(item, ActivityItem) and not item.next_attempt_at_ms and not item.held:
