@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import crash, replaying, throughput, waiting
+from bench import crash, listing, replaying, throughput, waiting
 from bench.table import Budget, Row
 
 __all__ = ["ROWS"]
@@ -117,5 +117,21 @@ ROWS = [
         what="idle engine with 1,000 sleepers",
         measure=waiting.idle,
         budgets=(Budget(metric="cpu_percent", label="CPU, %", limit=0.1, digits=3),),
+    ),
+    Row(
+        name="visibility",
+        what="lists and counts over 1,000,000 runs",
+        measure=listing.visibility,
+        budgets=(
+            Budget(metric="page_ms", label="page of 100: all, by status, type, start, ms", limit=10),
+            Budget(metric="few_ms", label="by id, prefix, rare attribute, ms", limit=25),
+            Budget(metric="many_ms", label="by common attribute, type and status, hour, ms", limit=250, digits=0),
+            Budget(metric="deep_ms", label="page of 1,000 behind 20,000 others, ms", limit=50, digits=0),
+            Budget(metric="counted_ms", label="count: all, by status, by type, grouped, ms", limit=1),
+            Budget(metric="found_ms", label="count by rare attribute, prefix, ms", limit=10),
+            Budget(metric="scanned_ms", label="count that looks at every run, ms", limit=1_000, digits=0),
+            Budget(metric="write_us", label="to write a run's rows, µs"),
+            Budget(metric="mib", label="database, MiB", digits=0),
+        ),
     ),
 ]
