@@ -114,7 +114,7 @@ async def test_a_deprecated_namespace_starts_nothing_and_ends_what_runs(driver: 
 async def test_capabilities_are_what_is_served(driver: Driver) -> None:
     capabilities = (await described(driver)).namespace_info.capabilities
     assert capabilities.sync_update == hasattr(driver.service, "update_workflow_execution")
-    assert capabilities.worker_heartbeats
+    assert capabilities.worker_heartbeats == hasattr(driver.service, "record_worker_heartbeat")
     assert not capabilities.standalone_activities
 
 
@@ -205,3 +205,131 @@ async def test_a_change_that_is_not_written_is_taken_back() -> None:
         assert (await refusal(described(driver, "third"))).code is StatusCode.NOT_FOUND
         await add(driver, "other", Colour=2)
         await registered(driver, "third")
+
+
+# -- deletion ----------------------------------------------------------------------------------------------------------
+
+
+async def deleted(driver: Driver, name: str = "other") -> str:
+    response = await driver.service.delete_namespace(m.DeleteNamespaceRequest(namespace=name))
+    return response.deleted_namespace
+
+
+async def names(driver: Driver, *, include_deleted: bool = False) -> list[str]:
+    request = m.ListNamespacesRequest(namespace_filter=m.NamespaceFilter(include_deleted=include_deleted))
+    response = await driver.service.list_namespaces(request)
+    return [each.namespace_info.name for each in response.namespaces]
+
+
+async def test_a_deleted_namespace_is_gone_with_its_workflows_and_its_name_is_free(driver: Driver) -> None:
+    await registered(driver, "other")
+    await add(driver, "other", Colour=2)
+    for number in range(5):
+        await driver.start(f"wf{number}", namespace="other")
+    await driver.start("mine")
+    assert (await deleted(driver)).startswith("other-deleted-")
+    assert await names(driver) == await names(driver, include_deleted=True) == ["default"]
+    for call in (described(driver, "other"), driver.start(namespace="other"), deleted(driver), custom(driver, "other")):
+        assert (await refusal(call)).code is StatusCode.NOT_FOUND
+    await registered(driver, "other")
+    assert await custom(driver, "other") == {}
+    count = m.CountWorkflowExecutionsRequest(namespace="other")
+    assert (await driver.service.count_workflow_executions(count)).count == 0
+    run_id = await driver.start("wf1", namespace="other")
+    assert run_id
+    assert await driver.status("mine") == "RUNNING"
+
+
+async def test_a_namespace_is_deleted_by_its_id(driver: Driver) -> None:
+    await registered(driver, "other")
+    namespace_id = (await described(driver, "other")).namespace_info.id
+    wrong = m.DeleteNamespaceRequest(namespace="default", namespace_id=namespace_id)
+    assert (await refusal(driver.service.delete_namespace(wrong))).code is StatusCode.INVALID_ARGUMENT
+    empty = m.DeleteNamespaceRequest()
+    assert (await refusal(driver.service.delete_namespace(empty))).code is StatusCode.INVALID_ARGUMENT
+    await driver.service.delete_namespace(m.DeleteNamespaceRequest(namespace_id=namespace_id))
+    assert await names(driver) == ["default"]
+
+
+async def test_work_that_is_handed_out_does_not_keep_a_namespace(driver: Driver) -> None:
+    await registered(driver, "other")
+    await driver.start(namespace="other")
+    request = m.PollWorkflowTaskQueueRequest(namespace="other")
+    request.task_queue.name = "queue"
+    task = await driver.service.poll_workflow_task_queue(request)
+    await deleted(driver)
+    assert await names(driver, include_deleted=True) == ["default"]
+    late = m.RespondWorkflowTaskCompletedRequest(namespace="other", task_token=task.task_token)
+    assert (await refusal(driver.service.respond_workflow_task_completed(late))).code is StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_a_deletion_goes_on_after_a_crash(kind: str, tmp_path: Path) -> None:
+    memory = MemoryStore()
+
+    def store() -> Store:
+        return MemoryStore(memory.state) if kind == "memory" else SqliteStore(tmp_path / "test.db")
+
+    async with Driver(store()) as driver:
+        await registered(driver, "other")
+        for number in range(3):
+            await driver.start(f"wf{number}", namespace="other")
+        namespace = driver.engine.shard.namespaces.set_state("other", DELETED)
+        await driver.engine.write_namespace(namespace)
+        assert await names(driver, include_deleted=True) == ["default", "other"]
+        error = await refusal(registered(driver, "other"))
+        assert error.code is StatusCode.ALREADY_EXISTS
+        assert "being deleted" in error.message
+    async with Driver(store(), seed=2) as driver:
+        await driver.rest()
+        assert await names(driver, include_deleted=True) == ["default"]
+        await registered(driver, "other")
+        count = m.CountWorkflowExecutionsRequest(namespace="other")
+        assert (await driver.service.count_workflow_executions(count)).count == 0
+
+
+async def test_a_deletion_goes_on_when_space_returns() -> None:
+    commits_to_refuse = 0
+
+    def refuse(number: int, batch: object) -> None:
+        nonlocal commits_to_refuse
+        if commits_to_refuse:
+            commits_to_refuse -= 1
+            raise StoreFullError("no space")
+
+    async with Driver(MemoryStore(before_commit=refuse)) as driver:
+        await registered(driver, "other")
+        await driver.start(namespace="other")
+        commits_to_refuse = 1
+        assert (await refusal(deleted(driver))).code is StatusCode.RESOURCE_EXHAUSTED
+        assert await names(driver) == ["default", "other"]
+        namespace = driver.engine.shard.namespaces.set_state("other", DELETED)
+        await driver.engine.write_namespace(namespace)
+        commits_to_refuse = 2
+        end = driver.engine.emptying.begin("other")
+        while not end.done():
+            await driver.rest()
+            driver.engine.advance()
+        assert await names(driver, include_deleted=True) == ["default"]
+
+
+async def test_more_runs_than_a_page_are_erased(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perdure.engine.emptying._PAGE", 3)
+    await registered(driver, "other")
+    for number in range(10):
+        await driver.start(f"wf{number}", namespace="other")
+    await deleted(driver)
+    await driver.settle()
+    assert await names(driver, include_deleted=True) == ["default"]
+
+
+async def test_the_default_namespace_may_be_deleted_and_is_there_again_after_a_restart() -> None:
+    memory = MemoryStore()
+    async with Driver(memory) as driver:
+        await driver.start()
+        await deleted(driver, "default")
+        assert await names(driver) == []
+        await driver.service.get_cluster_info(m.GetClusterInfoRequest())
+    async with Driver(MemoryStore(memory.state), seed=2) as driver:
+        assert await names(driver) == ["default"]
+        assert (await refusal(driver.describe())).code is StatusCode.NOT_FOUND

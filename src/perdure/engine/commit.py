@@ -80,7 +80,8 @@ class Group:
         self.slots: list[Slot] = []
         """Changed runs, in order of their first change."""
         self.erased: list[int] = []
-        self.namespaces: list[tuple[str, bytes]] = []
+        self.namespaces: list[tuple[str, bytes | None]] = []
+        """Names and rows; None = it is gone."""
         self.metas: list[tuple[str, bytes]] = []
         self.activities: list[tuple[Slot, list[int]]] = []
         """Activities to offer afterwards."""

@@ -14,6 +14,7 @@ from perdure.api import messages as m
 from perdure.engine.batches import Batches
 from perdure.engine.clock import Clock, SystemClock, VirtualClock
 from perdure.engine.config import EngineConfig
+from perdure.engine.emptying import Emptying
 from perdure.engine.handout import HandOut
 from perdure.engine.history import ActivityItem, Item, Live
 from perdure.engine.ids import Ids, RandomIds
@@ -78,6 +79,7 @@ class Engine:
         self._tokens: Tokens | None = None
         self._reader: HistoryReader | None = None
         self._hand_out: HandOut | None = None
+        self._emptying: Emptying | None = None
         self._batches: Batches | None = None
         self._failure: RpcError | None = None
         self._failed = asyncio.Event()
@@ -123,6 +125,8 @@ class Engine:
         try:
             await shard.start()
             await self._first_rows(shard, None if key else fresh_key)
+            self._emptying = Emptying(shard)
+            self._emptying.start()
             self._batches = Batches(shard, self._reader, EngineService(self, in_process=False), self._settled)
             await self._batches.start()
         except BaseException:
@@ -134,7 +138,7 @@ class Engine:
         group = shard.committer.group
         if new_key is not None:
             group.metas.append((_TOKEN_KEY, new_key))
-        if DEFAULT_NAMESPACE not in shard.namespaces.by_name:
+        if DEFAULT_NAMESPACE not in shard.namespaces.by_name | shard.namespaces.deleted:
             request = m.RegisterNamespaceRequest(namespace=DEFAULT_NAMESPACE)
             self.register_namespace(request)
         if group:
@@ -229,6 +233,11 @@ class Engine:
             self.check_running()
         assert self._shard is not None, "a running engine has a shard"
         return self._shard
+
+    @property
+    def emptying(self) -> Emptying:
+        assert self._emptying is not None, "a running engine empties deleted namespaces"
+        return self._emptying
 
     @property
     def tokens(self) -> Tokens:

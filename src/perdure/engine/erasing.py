@@ -11,6 +11,7 @@ as if it had never been used; earlier runs stay where they are, under their run 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from perdure.engine import history
@@ -70,9 +71,22 @@ class Erasing:
             RpcError: the commit failed; repeat the call.
         """
         await self.delete_nowait(slot, identity).durable()
-        leaving = self._leaving.get(slot.key)
-        if leaving is not None:
-            await leaving
+        await self.wait_gone((slot.key,))
+
+    async def wait_gone(self, run_keys: Iterable[int]) -> None:
+        """Until those of the runs that are being erased are. Raises RpcError: the commit failed."""
+        for key in run_keys:
+            leaving = self._leaving.get(key)
+            if leaving is not None:
+                await leaving
+
+    def erase_unread(self, run_key: int) -> Group:
+        """Erase a run that can't be read, and that nobody may speak of any more."""
+        group = self._shard.committer.group
+        group.erased.append(run_key)
+        self._shard.cache.erasing.add(run_key)
+        self._shard.committer.touch()
+        return group
 
     def erase_doomed(self) -> None:
         """A commit has been released: deleted runs that nobody holds any more go."""

@@ -86,9 +86,14 @@ class Namespaces:
         self._durable[namespace.name] = row
         return namespace
 
-    def written(self, rows: Iterable[tuple[str, bytes]]) -> None:
-        """These rows are durable."""
-        self._durable.update(rows)
+    def written(self, rows: Iterable[tuple[str, bytes | None]]) -> None:
+        """These rows are durable; a name without a row is free."""
+        for name, row in rows:
+            if row is None:
+                self.deleted.pop(name, None)
+                self._durable.pop(name, None)
+            else:
+                self._durable[name] = row
 
     def restore(self, names: Iterable[str]) -> None:
         """The latest changes of these namespaces are lost."""
@@ -161,6 +166,17 @@ class Namespaces:
             f"Namespace {namespace_id} is not found: no namespace has this id",
             m.NamespaceNotFoundFailure(namespace=namespace_id),
         )
+
+    @property
+    def cluster_id(self) -> str:
+        """What tells this engine from another: the id of its first namespace."""
+        known = self.by_name | self.deleted
+        first = known.get(DEFAULT_NAMESPACE) or next(iter(known.values()), None)
+        return "" if first is None else first.id
+
+    def of_run(self, state: RunState) -> Namespace:
+        """A run's namespace, also while it is being erased."""
+        return self.deleted.get(state.namespace) or self.get(state.namespace)
 
     def after(self, name: str, limit: int, *, deleted: bool = False) -> list[Namespace]:
         """Namespaces in order of name, after this one; those that are deleted only if asked for."""
@@ -235,11 +251,6 @@ class Namespaces:
         description = self._copy(name)
         description.namespace_info.state = state
         return self._enter(description)
-
-    def forget(self, name: str) -> None:
-        """A deleted namespace has been erased: its name is free."""
-        self.deleted.pop(name, None)
-        self._durable.pop(name, None)
 
     def add_attributes(self, name: str, types: Mapping[str, int], *, most_per_type: int) -> Namespace | None:
         """Register custom search attributes; None if all are registered with these types already.

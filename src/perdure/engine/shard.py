@@ -285,7 +285,7 @@ class Shard:
         return slot
 
     def _start_next(self, slot: Slot, following: NextRun) -> None:
-        namespace = self.namespaces.get(slot.run.state.namespace)
+        namespace = self.namespaces.of_run(slot.run.state)
         self.create(namespace, following.request, lineage=following.lineage, run_id=following.run_id)
 
     def number(self) -> int:
@@ -480,7 +480,8 @@ class Shard:
         for slot in group.slots:
             self._encode(slot, batch)
         batch.run_deletes += group.erased
-        batch.namespaces += group.namespaces
+        batch.namespaces += [(name, row) for name, row in group.namespaces if row is not None]
+        batch.namespace_deletes += [name for name, row in group.namespaces if row is None]
         batch.metas += group.metas
         return batch
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from perdure.api import messages as m
-from perdure.engine.namespaces import DEFAULT_NAMESPACE, Namespace
-from perdure.engine.service.base import ServiceTopic
+from perdure.engine.namespaces import Namespace
+from perdure.engine.service.base import ServiceTopic, invalid
 
 __all__ = ["NamespaceTopic"]
 
 _PAGE = 1000
+_DELETION_WAIT_S = 3.0
+"""How long a call that deletes a namespace waits for its workflows to be erased."""
+_ID_SHOWN = 5
 _CAPABILITIES = {
     "sync_update": "update_workflow_execution",
     "async_update": "poll_workflow_execution_update",
@@ -43,7 +46,7 @@ class NamespaceTopic(ServiceTopic):
         store = type(self.shard.store).__name__.removesuffix("Store").lower()
         return m.GetClusterInfoResponse(
             server_version=_VERSION,
-            cluster_id=self.namespaces.get(DEFAULT_NAMESPACE).id,
+            cluster_id=self.namespaces.cluster_id,
             cluster_name=_CLUSTER,
             history_shard_count=1,
             persistence_store=store,
@@ -92,6 +95,28 @@ class NamespaceTopic(ServiceTopic):
         deprecated = m.NamespaceState.NAMESPACE_STATE_DEPRECATED
         await self.engine.write_namespace(self.namespaces.set_state(request.namespace, deprecated))
         return m.DeprecateNamespaceResponse()
+
+    async def delete_namespace(self, request: m.DeleteNamespaceRequest) -> m.DeleteNamespaceResponse:
+        """Nobody can speak of the namespace any more; its workflows are erased, then its name is free.
+
+        Answers when they are erased, or after a few seconds while that goes on.
+
+        Raises:
+            RpcError: NOT_FOUND; INVALID_ARGUMENT, the name and the id are not of one namespace.
+        """
+        self.engine.check_running()
+        if request.namespace:
+            namespace = self.namespaces.get(request.namespace)
+        elif request.namespace_id:
+            namespace = self.namespaces.get_by_id(request.namespace_id)
+        else:
+            raise invalid("Namespace is not set on request.")
+        if request.namespace_id not in ("", namespace.id):
+            raise invalid(f"namespace {namespace.name!r} has another id than {request.namespace_id!r}")
+        namespace = self.namespaces.set_state(namespace.name, m.NamespaceState.NAMESPACE_STATE_DELETED)
+        await self.engine.write_namespace(namespace)
+        await self.engine.emptying.wait_empty(namespace.name, _DELETION_WAIT_S)
+        return m.DeleteNamespaceResponse(deleted_namespace=f"{namespace.name}-deleted-{namespace.id[:_ID_SHOWN]}")
 
     def _describe(self, namespace: Namespace) -> m.DescribeNamespaceResponse:
         described = m.DescribeNamespaceResponse()

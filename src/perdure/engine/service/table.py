@@ -91,7 +91,6 @@ UNSERVED: dict[str, str] = {
     "terminate_nexus_operation_execution": _NEXUS,
     "delete_nexus_operation_execution": _NEXUS,
     "poll_workflow_execution_time_skipping": _NOT_YET,
-    "delete_namespace": _NOT_YET,
     "add_or_update_remote_cluster": _CLUSTERS,
     "remove_remote_cluster": _CLUSTERS,
     "list_clusters": _CLUSTERS,

@@ -92,6 +92,8 @@ class MemoryState:
             self.items.get(run_key, {}).pop(event_id, None)
         for run_key in batch.run_deletes:
             self._erase(run_key)
+        for name in batch.namespace_deletes:
+            self.namespaces.pop(name, None)
 
     def copy(self) -> MemoryState:
         """The same state, to be changed by itself. Rows are never changed, so they are shared."""

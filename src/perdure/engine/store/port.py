@@ -177,6 +177,8 @@ class Batch:
     """One a run at most."""
     namespaces: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])
     metas: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])
+    namespace_deletes: list[str] = field(default_factory=list[str])
+    """Namespaces to forget; they have no runs any more."""
     run_deletes: list[int] = field(default_factory=list[int])
     """Runs to erase: their run, items, history, visibility, attributes rows, and the current row if it names them."""
 

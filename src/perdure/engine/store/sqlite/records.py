@@ -68,7 +68,7 @@ def pack(epoch: int, batch: Batch) -> Packed:
     return Packed(
         (
             epoch,
-            bool(batch.item_deletes or batch.run_deletes),
+            bool(batch.item_deletes or batch.run_deletes or batch.namespace_deletes),
             _array(histories),
             _array(runs),
             _array(items),
@@ -81,6 +81,7 @@ def pack(epoch: int, batch: Batch) -> Packed:
             bool(batch.attributes),
             carray(array("q", [row.run_key for row in batch.attributes])) if batch.attributes else None,
             _array(attributes),
+            _array([name.encode() for name in batch.namespace_deletes]),
         ),
         len(histories)
         + len(runs)

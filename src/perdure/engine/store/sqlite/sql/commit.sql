@@ -15,7 +15,7 @@
 CREATE TEMP VIEW batch AS
 SELECT NULL AS epoch, NULL AS has_deletes, NULL AS histories, NULL AS runs, NULL AS items, NULL AS item_deletes,
        NULL AS currents, NULL AS visibility, NULL AS namespaces, NULL AS metas, NULL AS run_deletes,
-       NULL AS has_attributes, NULL AS attribute_runs, NULL AS attributes;
+       NULL AS has_attributes, NULL AS attribute_runs, NULL AS attributes, NULL AS namespace_deletes;
 
 -- name: batch_deletes
 CREATE TEMP TRIGGER batch_delete INSTEAD OF INSERT ON batch WHEN NEW.has_deletes BEGIN
@@ -31,6 +31,11 @@ CREATE TEMP TRIGGER batch_delete INSTEAD OF INSERT ON batch WHEN NEW.has_deletes
   DELETE FROM visibility WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
   DELETE FROM search_attributes WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
   DELETE FROM runs WHERE run_key IN (SELECT value FROM carray(NEW.run_deletes));
+
+  -- names
+  DELETE FROM namespaces WHERE name IN (SELECT CAST(value AS TEXT) FROM carray(NEW.namespace_deletes));
+  DELETE FROM visibility_counts WHERE namespace IN (SELECT CAST(value AS TEXT) FROM carray(NEW.namespace_deletes));
+  DELETE FROM visibility_totals WHERE namespace IN (SELECT CAST(value AS TEXT) FROM carray(NEW.namespace_deletes));
 END;
 
 -- name: batch_attributes
@@ -120,4 +125,4 @@ CREATE TEMP TRIGGER batch_write INSTEAD OF INSERT ON batch BEGIN
 END;
 
 -- name: batch_insert
-INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
