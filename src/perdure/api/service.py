@@ -101,6 +101,14 @@ class WorkflowService(Protocol):
 
     async def list_batch_operations(self, request: ws.ListBatchOperationsRequest) -> ws.ListBatchOperationsResponse: ...
 
+    async def pause_workflow_execution(
+        self, request: ws.PauseWorkflowExecutionRequest
+    ) -> ws.PauseWorkflowExecutionResponse: ...
+
+    async def unpause_workflow_execution(
+        self, request: ws.UnpauseWorkflowExecutionRequest
+    ) -> ws.UnpauseWorkflowExecutionResponse: ...
+
     async def update_workflow_execution_options(
         self, request: ws.UpdateWorkflowExecutionOptionsRequest
     ) -> ws.UpdateWorkflowExecutionOptionsResponse: ...

@@ -36,6 +36,7 @@ class WorkflowExecutionStatus(IntEnum):
     TERMINATED = 5
     CONTINUED_AS_NEW = 6
     TIMED_OUT = 7
+    PAUSED = 8
 
 
 def _moment(message: Message, field: str) -> datetime | None:

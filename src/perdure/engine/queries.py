@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
-from perdure.engine.history import Run, is_failing, pending_task_id
+from perdure.engine.history import Run, is_failing, paused_error, pending_task_id
 
 if TYPE_CHECKING:
     from perdure.engine.commit import Group
@@ -140,8 +140,10 @@ def is_direct(run: Run) -> bool:
 
 
 def failing_error(run: Run) -> RpcError | None:
-    """The error of queries while the run's workflow task keeps failing."""
+    """The error of queries while the run is paused, or its workflow task keeps failing."""
     state = run.state
+    if state.pause is not None:
+        return paused_error(run)
     if is_failing(run):
         return RpcError(
             StatusCode.FAILED_PRECONDITION,

@@ -46,6 +46,8 @@ from perdure.engine.history.external import message_delivered
 from perdure.engine.history.holding import activity_left, hold_activity, release_activity
 from perdure.engine.history.lifecycle import check_signal, request_cancel, signal, start_run, terminate
 from perdure.engine.history.options import attach, check_options, options_of, update_options
+from perdure.engine.history.pausing import pause_run, unpause_run
+from perdure.engine.history.pausing import refusal as paused_error
 from perdure.engine.history.priorities import rank_of
 from perdure.engine.history.reports import Manner, manner_of
 from perdure.engine.history.resetting import (
@@ -143,12 +145,12 @@ __all__ = [
     "WorkflowTaskLive",
     "abandoned_outcome",
     "activity_by_id",
-    "attribute_values",
     "activity_left",
     "activity_options_of",
     "admit_update",
     "asked_by",
     "attach",
+    "attribute_values",
     "cancel_activity",
     "carry_out",
     "check_options",
@@ -172,13 +174,13 @@ __all__ = [
     "flush_buffered",
     "fold",
     "folded_view",
-    "has_unsent_updates",
     "has_attributes",
+    "has_unsent_updates",
     "heartbeat_activity",
     "hold_activity",
     "hot",
-    "is_failing",
     "is_child_of",
+    "is_failing",
     "manner_of",
     "mark_reset",
     "message_delivered",
@@ -187,6 +189,8 @@ __all__ = [
     "options_of",
     "owner_of",
     "pause_activities",
+    "pause_run",
+    "paused_error",
     "pending_task_id",
     "rank_of",
     "reapply_update",
@@ -206,6 +210,7 @@ __all__ = [
     "terminate_for_reset",
     "told_of_activity",
     "unpause_activities",
+    "unpause_run",
     "update_activity_options",
     "update_messages",
     "update_options",

@@ -76,6 +76,8 @@ def activity_by_id(run: Run, activity_id: str) -> ActivityItem:
 
 def dispatchable_activities(run: Run, now_ms: int) -> list[int]:
     """Scheduled event ids of activities that may be handed out now and are not."""
+    if run.state.pause is not None:
+        return []
     items = run.state.items
     held = run.live.activities
     found: list[int] = []
@@ -104,6 +106,7 @@ def start_activity(run: Run, scheduled_event_id: int, *, identity: str, now_ms: 
         or item.held
         or item.next_attempt_at_ms > now_ms
         or (item.control is not None and item.control.paused_at_ms)
+        or run.state.pause is not None
     ):
         raise RpcError(StatusCode.NOT_FOUND, _GONE)
     held = run.live.activities

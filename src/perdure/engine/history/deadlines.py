@@ -138,7 +138,7 @@ def hot(run: Run) -> bool:
     state = run.state
     if state.outbox:
         return True
-    if state.status != 1:
+    if state.status != 1 or state.pause is not None:
         return False
     if state.task_scheduled_event_id and not state.task_not_before_ms:
         return True

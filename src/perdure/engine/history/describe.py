@@ -11,6 +11,7 @@ from perdure.engine.history.state import ActivityControl, ActivityItem, ChildIte
 from perdure.engine.visibility.values import stored
 
 _STATE = m.PendingActivityState
+_PAUSED = int(m.WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_PAUSED)
 _TASK_STATE = m.PendingWorkflowTaskState
 
 
@@ -43,7 +44,7 @@ def visibility_row(run: Run) -> VisibilityFields:
         state.run_id,
         state.workflow_type,
         state.task_queue,
-        state.status,
+        state.status if state.pause is None else _PAUSED,
         state.start_ms,
         state.execution_ms,
         None if run.is_open else state.close_ms,
@@ -159,6 +160,10 @@ def describe(run: Run, now_ms: int) -> m.DescribeWorkflowExecutionResponse:
     if state.bases:
         set_timestamp_ms(extended.last_reset_time, state.start_ms)
     extended.reset_run_id = state.reset_run_id
+    if state.pause is not None:
+        extended.pause_info.identity = state.pause.identity
+        extended.pause_info.reason = state.pause.reason
+        set_timestamp_ms(extended.pause_info.paused_time, state.pause.at_ms)
     if state.execution_deadline_ms:
         set_timestamp_ms(extended.execution_expiration_time, state.execution_deadline_ms)
     if state.run_deadline_ms:

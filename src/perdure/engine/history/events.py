@@ -45,6 +45,8 @@ _TIMER_CANCELED = _T.EVENT_TYPE_TIMER_CANCELED
 _MARKER_RECORDED = _T.EVENT_TYPE_MARKER_RECORDED
 _SEARCH_ATTRIBUTES = _T.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES
 _PROPERTIES = _T.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED
+_PAUSED = _T.EVENT_TYPE_WORKFLOW_EXECUTION_PAUSED
+_UNPAUSED = _T.EVENT_TYPE_WORKFLOW_EXECUTION_UNPAUSED
 _OPTIONS = _T.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED
 
 _NORMAL = m.TaskQueueKind.TASK_QUEUE_KIND_NORMAL
@@ -521,5 +523,25 @@ def options_updated(
 ) -> m.HistoryEvent:
     event = new_event(event_id, at_ms, _OPTIONS)
     event.workflow_execution_options_updated_event_attributes.CopyFrom(attributes)
+    event.worker_may_ignore = True
+    return event
+
+
+def workflow_paused(event_id: int, at_ms: int, request: m.PauseWorkflowExecutionRequest) -> m.HistoryEvent:
+    event = new_event(event_id, at_ms, _PAUSED)
+    attributes = event.workflow_execution_paused_event_attributes
+    attributes.identity = request.identity
+    attributes.reason = request.reason
+    attributes.request_id = request.request_id
+    event.worker_may_ignore = True
+    return event
+
+
+def workflow_unpaused(event_id: int, at_ms: int, request: m.UnpauseWorkflowExecutionRequest) -> m.HistoryEvent:
+    event = new_event(event_id, at_ms, _UNPAUSED)
+    attributes = event.workflow_execution_unpaused_event_attributes
+    attributes.identity = request.identity
+    attributes.reason = request.reason
+    attributes.request_id = request.request_id
     event.worker_may_ignore = True
     return event

@@ -22,6 +22,7 @@ from perdure.engine.history.state import (
     CancelItem,
     ChildItem,
     Item,
+    Pause,
     RunState,
     SignalItem,
     TimerItem,
@@ -126,6 +127,7 @@ def apply_reset(state: RunState, event_id: int, at_ms: int, base_run_id: str, ne
     state.bases = [*state.bases, (event_id, base_run_id)]
     state.run_id = new_run_id
     state.original_start_ms = state.original_start_ms or state.start_ms
+    state.pause = None
     state.start_ms = at_ms
     state.execution_ms = at_ms
     state.task_scheduled_event_id = 0
@@ -189,6 +191,10 @@ def worker_info(attributes: m.WorkflowTaskCompletedEventAttributes) -> bytes:
     return info.SerializeToString()
 
 
+def apply_paused(state: RunState, at_ms: int, attributes: m.WorkflowExecutionPausedEventAttributes) -> None:
+    state.pause = Pause(at_ms, attributes.identity, attributes.reason, attributes.request_id)
+
+
 def merge_payloads(target: MutableMapping[str, m.Payload], upserted: MutableMapping[str, m.Payload]) -> None:
     """Merge maps of payloads; an empty payload removes its key."""
     for key in upserted:
@@ -227,6 +233,7 @@ def apply_closed(state: RunState, event_id: int, at_ms: int, status: int) -> Non
     state.status = status
     state.close_event_id = event_id
     state.close_ms = at_ms
+    state.pause = None
     state.items = {}
     state.task_scheduled_event_id = 0
     state.task_scheduled_at_ms = 0
@@ -345,6 +352,14 @@ def _cancel_initiated(state: RunState, event_id: int, at_ms: int, attributes: An
     )
 
 
+def _paused(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:
+    apply_paused(state, at_ms, attributes)
+
+
+def _unpaused(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:
+    state.pause = None
+
+
 def _options_updated(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:
     apply_options_updated(state, attributes)
     apply_attached(state, attributes.attached_request_id, event_id)
@@ -443,6 +458,8 @@ APPLIERS: Final[dict[int, Applier]] = dict(
         _applier(_T.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES, _search_attributes),
         _applier(_T.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED, _memo_modified),
         _applier(_T.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED, _options_updated),
+        _applier(_T.EVENT_TYPE_WORKFLOW_EXECUTION_PAUSED, _paused),
+        _applier(_T.EVENT_TYPE_WORKFLOW_EXECUTION_UNPAUSED, _unpaused),
         _applier(_T.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED, _child_initiated),
         _applier(_T.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_FAILED, _initiated_closed),
         _applier(_T.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED, _child_started),

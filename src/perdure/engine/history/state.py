@@ -32,6 +32,7 @@ __all__ = [
     "Live",
     "MessageKind",
     "OutMessage",
+    "Pause",
     "Retry",
     "Run",
     "RunState",
@@ -220,6 +221,15 @@ class UpdateBook(Struct, array_like=True):
     """How many of `completed`, the first ones, are in rows of their own (see `encoding`)."""
 
 
+class Pause(Struct, array_like=True, frozen=True):
+    """That a workflow is paused, and by whom."""
+
+    at_ms: int
+    identity: str
+    reason: str
+    request_id: str
+
+
 class RunState(Struct, array_like=True):
     """The durable state of one run."""
 
@@ -326,6 +336,8 @@ class RunState(Struct, array_like=True):
     """What the worker that completed the last workflow task said of its version: a serialized WorkflowExecutionInfo."""
     state_transitions: int = 0
     """How often the run was written."""
+    pause: Pause | None = None
+    """Set while nothing of the run may be handed out."""
 
 
 class WorkflowTaskLive(Struct, gc=False):

@@ -6,7 +6,7 @@ from typing import Final
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
-from perdure.engine.history import events_update, evolve, lifecycle, update, workflow_task
+from perdure.engine.history import events_update, evolve, lifecycle, pausing, update, workflow_task
 from perdure.engine.history.recording import arrival_id, arrive
 from perdure.engine.history.state import Run, UpdateBook, UpdateLive
 from perdure.engine.history.transition import Limits, Transition
@@ -53,6 +53,9 @@ def admit(run: Run, request: m.Request, *, limits: Limits, with_start: bool = Fa
     if not run.is_open:
         raise lifecycle.closed()
     check(request, limits)
+    error = pausing.refusal(run)
+    if error is not None:
+        raise error
     if workflow_task.is_failing(run):
         raise RpcError(
             StatusCode.FAILED_PRECONDITION,

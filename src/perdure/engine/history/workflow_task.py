@@ -66,11 +66,11 @@ def schedule(transition: Transition) -> None:
 
 
 def ready(run: Run, now_ms: int) -> bool:
-    """A workflow task is pending, not handed out, and its back-off is over."""
+    """A workflow task is pending, not handed out, its back-off is over, and the run is not paused."""
     state = run.state
     if not state.task_scheduled_event_id and not run.live.speculative:
         return False
-    return run.live.task is None and state.task_not_before_ms <= now_ms
+    return run.live.task is None and state.task_not_before_ms <= now_ms and state.pause is None
 
 
 def is_failing(run: Run) -> bool:

@@ -227,7 +227,7 @@ class ActivityTopic(ServiceTopic):
         item = await self._heartbeat(slot, token, details, request.identity)
         return m.RecordActivityTaskHeartbeatResponse(
             cancel_requested=item is not None and bool(item.cancel_requested_event_id),
-            activity_paused=item is not None and item.paused,
+            activity_paused=item is not None and (item.paused or slot.run.state.pause is not None),
             activity_reset=item is not None and item.control is not None and item.control.reset,
         )
 
@@ -240,7 +240,7 @@ class ActivityTopic(ServiceTopic):
         item = await self._heartbeat(slot, token, details, request.identity)
         return m.RecordActivityTaskHeartbeatByIdResponse(
             cancel_requested=item is not None and bool(item.cancel_requested_event_id),
-            activity_paused=item is not None and item.paused,
+            activity_paused=item is not None and (item.paused or slot.run.state.pause is not None),
             activity_reset=item is not None and item.control is not None and item.control.reset,
         )
 

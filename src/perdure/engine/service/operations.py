@@ -1,4 +1,4 @@
-"""What operators do to single workflows: reset them, delete them, change their options."""
+"""What operators do to single workflows: reset, delete and pause them, change their options."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["OperationTopic"]
 
 
 class OperationTopic(ServiceTopic):
-    """ResetWorkflowExecution, DeleteWorkflowExecution and UpdateWorkflowExecutionOptions."""
+    """Reset, delete, pause and unpause workflows, and update their options."""
 
     async def reset_workflow_execution(
         self, request: m.ResetWorkflowExecutionRequest
@@ -61,6 +61,26 @@ class OperationTopic(ServiceTopic):
         response.workflow_execution_options.CopyFrom(history.options_of(slot.run.state))
         set_timestamp_ms(response.update_time, self.clock.now_ms())
         return response
+
+    async def pause_workflow_execution(
+        self, request: m.PauseWorkflowExecutionRequest
+    ) -> m.PauseWorkflowExecutionResponse:
+        """Hand nothing of a workflow out any more. Raises RpcError NOT_FOUND, FAILED_PRECONDITION (it is paused)."""
+        self.check(request.namespace)
+        execution = m.WorkflowExecution(workflow_id=request.workflow_id, run_id=request.run_id)
+        slot = await self.find_run(request.namespace, execution)
+        await self.transact(slot, history.pause_run, request, limits=self.limits)
+        return m.PauseWorkflowExecutionResponse()
+
+    async def unpause_workflow_execution(
+        self, request: m.UnpauseWorkflowExecutionRequest
+    ) -> m.UnpauseWorkflowExecutionResponse:
+        """Let a workflow go on. Raises RpcError NOT_FOUND, FAILED_PRECONDITION (it is not paused)."""
+        self.check(request.namespace)
+        execution = m.WorkflowExecution(workflow_id=request.workflow_id, run_id=request.run_id)
+        slot = await self.find_run(request.namespace, execution)
+        await self.transact(slot, history.unpause_run, request, limits=self.limits)
+        return m.UnpauseWorkflowExecutionResponse()
 
     async def find_run(self, namespace: str, execution: m.WorkflowExecution) -> Slot:
         """The run a caller speaks of."""

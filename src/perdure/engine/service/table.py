@@ -72,8 +72,6 @@ UNSERVED: dict[str, str] = {
     "update_task_queue_config": _NOT_YET,
     "fetch_worker_config": _WORKERS,
     "update_worker_config": _WORKERS,
-    "pause_workflow_execution": _NOT_YET,
-    "unpause_workflow_execution": _NOT_YET,
     "start_activity_execution": _STANDALONE,
     "describe_activity_execution": _STANDALONE,
     "poll_activity_execution": _STANDALONE,

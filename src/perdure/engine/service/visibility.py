@@ -44,7 +44,8 @@ _T = TypeVar("_T")
 _RUNNING = int(m.WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING)
 _STATUS = Attribute("ExecutionStatus", KEYWORD)
 _START_TIME = Attribute("StartTime", DATETIME)
-_IS_RUNNING = In(_STATUS, (_RUNNING,))
+_PAUSED = int(m.WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_PAUSED)
+_IS_OPEN = In(_STATUS, (_RUNNING, _PAUSED))
 _OF_THE_PAGE = ("next_page_token", "maximum_page_size")
 
 SimpleRequest = m.ListOpenWorkflowExecutionsRequest | m.ListClosedWorkflowExecutionsRequest
@@ -89,7 +90,7 @@ class VisibilityTopic(ServiceTopic):
     ) -> m.ListOpenWorkflowExecutionsResponse:
         """Raises RpcError NOT_FOUND (namespace), INVALID_ARGUMENT."""
         self.check(request.namespace)
-        where = And((_IS_RUNNING, *_conditions(request, "StartTime")))
+        where = And((_IS_OPEN, *_conditions(request, "StartTime")))
         page = await self._simple_page(request, where)
         return m.ListOpenWorkflowExecutionsResponse(executions=page.executions, next_page_token=page.next_token)
 
@@ -98,10 +99,10 @@ class VisibilityTopic(ServiceTopic):
     ) -> m.ListClosedWorkflowExecutionsResponse:
         """Raises RpcError NOT_FOUND (namespace), INVALID_ARGUMENT."""
         self.check(request.namespace)
-        closed: Expression = Not(_IS_RUNNING)
+        closed: Expression = Not(_IS_OPEN)
         if request.HasField("status_filter"):
             status = int(request.status_filter.status)
-            if status == _RUNNING or status not in STATUS_NAMES:
+            if status in (_RUNNING, _PAUSED) or status not in STATUS_NAMES:
                 raise invalid("StatusFilter must be specified and must be not Running.")
             closed = In(_STATUS, (status,))
         page = await self._simple_page(request, And((closed, *_conditions(request, "CloseTime"))))

@@ -152,7 +152,7 @@ class WorkflowTaskTopic(ServiceTopic):
                 _answer(answered, request, None)
             else:
                 durable.add_done_callback(partial(_answer, answered, request))
-        if wants_next and transition.workflow_task:
+        if wants_next and transition.workflow_task and slot.run.state.pause is None:
             sticky = bool(slot.run.state.sticky_queue)
             following = self.hand_out.start(slot, sticky=sticky, identity=request.identity, now_ms=now_ms)
             response.workflow_task.CopyFrom(following)
