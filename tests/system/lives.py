@@ -49,7 +49,7 @@ __all__ = [
 T = TypeVar("T")
 
 START_MS = 1_767_225_600_000
-MAX_LIVES = 100
+MAX_LIVES = 400
 MAX_TURNS = 50_000
 """Of one event loop; a story needs some hundreds."""
 NEVER_S = 1e9
