@@ -1,8 +1,8 @@
-"""The budget table: each embedded row of it, with what measures it."""
+"""The budget table: each row of it, with what measures it."""
 
 from __future__ import annotations
 
-from bench import crash, listing, replaying, throughput, waiting
+from bench import crash, listing, replaying, serving, throughput, waiting
 from bench.table import Budget, Row
 
 __all__ = ["ROWS"]
@@ -132,6 +132,29 @@ ROWS = [
             Budget(metric="scanned_ms", label="count that looks at every run, ms", limit=1_000, digits=0),
             Budget(metric="write_us", label="to write a run's rows, µs"),
             Budget(metric="mib", label="database, MiB", digits=0),
+        ),
+    ),
+    Row(
+        name="served",
+        what="a server and a worker process, 10-step chains, 50 in flight",
+        measure=serving.served,
+        budgets=(
+            Budget(metric="official_server_cpu_ms", label="server CPU per activity, Temporal's SDK, ms", limit=1.5),
+            Budget(metric="ours_server_cpu_ms", label="server CPU per activity, our SDK, ms"),
+            Budget(metric="official_activities_per_s", label="activities/s, Temporal's SDK", digits=0),
+            Budget(metric="ours_activities_per_s", label="activities/s, our SDK", digits=0),
+            Budget(metric="ratio", label="the latter : the former", limit=2, at_least=True),
+            Budget(metric="official_p50_ms", label="one activity, p50, Temporal's SDK, ms"),
+            Budget(metric="ours_p50_ms", label="one activity, p50, our SDK, ms"),
+        ),
+    ),
+    Row(
+        name="idle-polls",
+        what="a server with 2,000 long polls that wait",
+        measure=serving.idle_polls,
+        budgets=(
+            Budget(metric="cpu_percent", label="CPU, %", limit=0.5, digits=3),
+            Budget(metric="kib_per_poll", label="memory per poll, KiB"),
         ),
     ),
 ]
