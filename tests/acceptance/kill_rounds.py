@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-import perdure
+import perdure.app  # All of it: a child must not import it again.
 from perdure import RetryPolicy, activity, workflow
 from perdure.common import WorkflowIDConflictPolicy
 from perdure.exceptions import ApplicationError

@@ -278,6 +278,10 @@ EXPECTED: list[dict[str, object]] = []
 PUNCTUAL = ("hoping", "mailbox")
 """Stories that come out differently when something takes longer."""
 
+COUNTED = ("patience", "trip")
+"""Stories whose activities have few attempts. One that is handed to another process has begun on disk; if the worker
+there dies with the engine, it has used up an attempt by its timeout."""
+
 
 def chaos(seed: int, *, workers_die: bool = False) -> Lives:
     if not EXPECTED:
@@ -301,11 +305,13 @@ def chaos(seed: int, *, workers_die: bool = False) -> Lives:
         short_way=chance.chance.random() < 0.6,
     )
 
+    left_out = () if lives.in_process or not chance.deadliness else COUNTED
+
     async def story(life: Life) -> dict[str, object]:
         if not workers_die:
-            return await all_of_them(life)
+            return await all_of_them(life, left_out)
         doomed = asyncio.ensure_future(doom(life, chance.chance))
-        results = await all_of_them(life, PUNCTUAL)
+        results = await all_of_them(life, left_out + PUNCTUAL)
         doomed.cancel()
         return results
 

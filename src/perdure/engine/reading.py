@@ -75,8 +75,11 @@ class HistoryReader:
         frames: list[bytes] = []
         size = 0
         while len(frames) < max_events and (size < max_bytes or not frames):
+            before = self._durable_event_id(run_key)
             read = await self._durable(run_key, next_id, max_bytes - size)
             if not read:
+                if self._durable_event_id(run_key) > max(before, next_id - 1):
+                    continue  # The commit that wrote them has been answered since.
                 break
             frames += read
             next_id += len(read)
@@ -93,6 +96,11 @@ class HistoryReader:
                 frames = cut(frames + tail, max_events, max_bytes)
                 next_id = first_event_id + len(frames)
         return Page(frames, next_id)
+
+    def _durable_event_id(self, run_key: int) -> int:
+        """The last event known to be durable; 0 for a run that is not in memory."""
+        slot = self._cache.loaded.get(run_key)
+        return 0 if slot is None else slot.durable_event_id
 
     async def _durable(self, run_key: int, first_event_id: int, max_bytes: int) -> list[bytes]:
         frames: list[bytes] = []
