@@ -86,7 +86,7 @@ async def test_their_client_and_our_worker(client: temporalio.client.Client, wor
             await handle.execute_update("refuse")
         assert failed.value.cause.type == "No"  # type: ignore[attr-defined]
         await handle.signal("interrupt", "stop")
-        assert await handle.execute_update("leave") == 2
+        assert await handle.execute_update("leave") in {2, 3}, "three, where the echo of the signal was faster"
         assert await handle.result() == ["hello", "hello?", "stop"]
         history = await handle.fetch_history()
     await Replayer(workflows=OURS).replay_workflow(perdure.client.WorkflowHistory("talk", list(history.events)))
