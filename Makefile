@@ -41,7 +41,7 @@ format: $(READY)  ## Put the code into shape.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## Measure every row of the budget table (about six minutes; leave the machine alone).
+bench: $(READY)  ## Measure every row of the budget table (some minutes; leave the machine alone).
 	$(BIN)/python -m bench
 
 rpcs: $(READY)  ## Print the table of RPCs into docs/rpcs.md.

@@ -12,6 +12,7 @@ the message and its token are left out until somebody asks for them. A task whos
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
@@ -42,7 +43,7 @@ def _by_message() -> RpcError:
     return RpcError(StatusCode.UNAVAILABLE, "the run has been read again since the task was handed out")
 
 
-class StandingPoll:
+class StandingPoll(ABC):
     """What both kinds share: a place in a queue, as long as it is neither paused nor closed.
 
     Args:
@@ -80,9 +81,9 @@ class StandingPoll:
         self._closed = True
         self.pause()
 
+    @abstractmethod
     def offer(self, task: Task) -> None:
         """Here is a task of the queue: it is this poll's now."""
-        raise NotImplementedError
 
     def _sample(self, now_ms: int) -> None:
         queue = self._queue
@@ -105,8 +106,9 @@ class StandingPoll:
                 clock = self.shard.clock
                 clock.call_at(clock.now_ms() + self.shard.config.retry_ms, partial(self._queue.put_back, task))
 
+    @abstractmethod
     async def _read_and_hand_over(self, task: Task) -> None:
-        raise NotImplementedError
+        """Read the task's run and hand the task over, unless it no longer stands. Raises RpcError."""
 
 
 # Activities

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import logging
 import multiprocessing
 import threading
 from collections.abc import Generator, Sequence
@@ -30,7 +29,6 @@ from perdure.worker.running import RunningActivity, heartbeat_payloads, info_of
 
 __all__ = ["ProcessPool", "ProcessRun", "check_process_activity"]
 
-_logger = logging.getLogger("perdure.worker")
 
 _RESULT, _FAILURE, _CANCELLED, _COMPLETE_ASYNC = range(4)
 _CANCEL_POLL_S = 0.05

@@ -18,9 +18,11 @@ _BUILD_IDS = "versioning by build id sets is not supported; use workflow.patched
 _CLUSTERS = "there is one cluster and no replication; run one server for all namespaces"
 _DEPLOYMENTS = "worker deployments are not supported; use workflow.patched in the code"
 _NEXUS = "Nexus is not supported; start a child workflow or an activity"
+_QUEUES = "the server sets no rates for task queues; workers do, with max_task_queue_activities_per_second"
 _RULES = "workflow rules are not supported; act on workflows with batch operations"
 _SCHEDULES = "schedules are not supported yet; start the workflow with a cron schedule"
 _STANDALONE = "activities without a workflow are not supported; start a workflow that runs the activity"
+_TIME_SKIPPING = "a server runs on real time; test with perdure.testing, whose clock jumps"
 _WORKERS = "workers are configured where they run; change their options there"
 _NOT_YET = "it is not supported yet"
 
@@ -69,7 +71,7 @@ UNSERVED: dict[str, str] = {
     "delete_workflow_rule": _RULES,
     "list_workflow_rules": _RULES,
     "trigger_workflow_rule": _RULES,
-    "update_task_queue_config": _NOT_YET,
+    "update_task_queue_config": _QUEUES,
     "fetch_worker_config": _WORKERS,
     "update_worker_config": _WORKERS,
     "start_activity_execution": _STANDALONE,
@@ -88,7 +90,7 @@ UNSERVED: dict[str, str] = {
     "request_cancel_nexus_operation_execution": _NEXUS,
     "terminate_nexus_operation_execution": _NEXUS,
     "delete_nexus_operation_execution": _NEXUS,
-    "poll_workflow_execution_time_skipping": _NOT_YET,
+    "poll_workflow_execution_time_skipping": _TIME_SKIPPING,
     "add_or_update_remote_cluster": _CLUSTERS,
     "remove_remote_cluster": _CLUSTERS,
     "list_clusters": _CLUSTERS,

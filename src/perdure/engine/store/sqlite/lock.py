@@ -87,7 +87,7 @@ class FileLock:
         if pid == os.getpid():
             return f"{self._database_path} is already open in this process (pid {pid}); close that engine first"
         holder = f"process {pid}" if pid else "another process"
-        return f"{self._database_path} is in use by {holder}; one process at a time may open it: stop that one first"
+        return f"{self._database_path} is in use by {holder}, which does not share it: stop that one first"
 
 
 def _read_pid(descriptor: int) -> int | None:
