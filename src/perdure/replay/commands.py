@@ -2,7 +2,8 @@
 
 Only live workflow tasks build them; a replayed task compares what was asked with what is recorded and sends nothing.
 An activity's command is put together as bytes: all but its id and input repeat from call to call and are serialized
-once for each (name, task queue), as long as the options are the same object.
+once for each (name, task queue), as long as the options are the same object. Its fields are in the order of their
+numbers, as protobuf writes them: readers may rest on that.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ STEP_MARKER = "perdure.step"
 MAX_TEMPLATES = 4096
 
 _Command = m.Command
-_templates: dict[tuple[str, str], tuple[ActivityOptions, bytes]] = {}
+Template = tuple[bytes, bytes]
+"""Fields of an activity's command before and after its input."""
+_templates: dict[tuple[str, str], tuple[ActivityOptions, Template]] = {}
 
 _ACTIVITY_ID = sized_tag(m.ScheduleActivityTaskCommandAttributes, "activity_id")
 _ACTIVITY_INPUT = sized_tag(m.ScheduleActivityTaskCommandAttributes, "input")
@@ -76,7 +79,7 @@ def set_timeout(field: Duration, timeout: timedelta | None) -> None:
         set_duration_ms(field, ms_of_timedelta(timeout))
 
 
-def activity_template(name: str, task_queue: str, options: ActivityOptions) -> bytes:
+def activity_template(name: str, task_queue: str, options: ActivityOptions) -> Template:
     """The attributes of an activity's command without its id and input, serialized.
 
     Raises:
@@ -94,6 +97,8 @@ def activity_template(name: str, task_queue: str, options: ActivityOptions) -> b
     attrs = m.ScheduleActivityTaskCommandAttributes()
     attrs.activity_type.name = name
     attrs.task_queue.name = options.task_queue or task_queue
+    head = attrs.SerializeToString()
+    attrs.Clear()
     set_timeout(attrs.schedule_to_close_timeout, options.schedule_to_close_timeout)
     set_timeout(attrs.schedule_to_start_timeout, options.schedule_to_start_timeout)
     set_timeout(attrs.start_to_close_timeout, options.start_to_close_timeout)
@@ -102,17 +107,19 @@ def activity_template(name: str, task_queue: str, options: ActivityOptions) -> b
         options.retry_policy.apply_to_proto(attrs.retry_policy)
     if options.priority is not None:
         options.priority.apply_to_proto(attrs.priority)
-    result = attrs.SerializeToString()
+    template = head, attrs.SerializeToString()
     if len(_templates) >= MAX_TEMPLATES:
         _templates.clear()
-    _templates[key] = (options, result)
-    return result
+    _templates[key] = (options, template)
+    return template
 
 
-def schedule_activity(template: bytes, activity_id: str, payloads: bytes) -> bytes:
+def schedule_activity(template: Template, activity_id: str, payloads: bytes) -> bytes:
     """The command of one activity, its input and itself serialized."""
+    head, tail = template
+    name = activity_id.encode()
     attrs = b"".join(
-        (template, _ACTIVITY_ID, sized(activity_id.encode()), _ACTIVITY_INPUT, varint(len(payloads)), payloads)
+        (_ACTIVITY_ID, varint(len(name)), name, head, _ACTIVITY_INPUT, varint(len(payloads)), payloads, tail)
     )
     return SCHEDULE_ACTIVITY_PREFIX + varint(len(attrs)) + attrs
 

@@ -132,16 +132,58 @@ def complete_activity(
 ) -> Transition:
     """The attempt succeeded. A result (serialized ``Payloads``) that is too large fails the activity instead."""
     item = find(run, scheduled_event_id, attempt)
+    if result is not None:
+        if len(result) > limits.blob_bytes:
+            failure = failures.server_failure("Complete result exceeds size limit.", non_retryable=True)
+            return fail_activity(run, scheduled_event_id, attempt, failure, identity=identity, now_ms=now_ms)
+        held = run.live.activities.get(scheduled_event_id)
+        if held is not None and run.live.task is None and not item.last_failure and item.control is None:
+            return _complete_at_once(run, item, held, result, identity, now_ms)
+    return _complete(run, item, result, identity, now_ms)
+
+
+def _complete(run: Run, item: ActivityItem, result: bytes | None, identity: str, now_ms: int) -> Transition:
     event_id, started = _started(run, item, identity, now_ms)
     completed_id, started_id = (event_id + 1, event_id) if event_id else (0, DEFERRED)
-    completed = frames.activity_completed(completed_id, now_ms, scheduled_event_id, started_id, result, identity)
-    if result is not None and len(result) > limits.blob_bytes:
-        failure = failures.server_failure("Complete result exceeds size limit.", non_retryable=True)
-        return fail_activity(run, scheduled_event_id, attempt, failure, identity=identity, now_ms=now_ms)
+    completed = frames.activity_completed(completed_id, now_ms, item.event_id, started_id, result, identity)
     transition = Transition(run, now_ms)
     arrive_frames(transition, started, completed)
     pending.remove_activity(run, item)
     workflow_task.call(transition)
+    return transition
+
+
+def _complete_at_once(
+    run: Run, item: ActivityItem, held: ActivityLive, result: bytes, identity: str, now_ms: int
+) -> Transition:
+    """`_complete` of a held attempt that is the first to end, while no worker holds the workflow task.
+
+    The same, written out: every step of every workflow comes by here.
+    """
+    state = run.state
+    live = run.live
+    scheduled_id = item.event_id
+    event_id = state.next_event_id
+    done = frames.activity_done(
+        event_id, held.started_at_ms, now_ms, scheduled_id, item.attempt, held.identity, result, identity
+    )
+    started, completed = done
+    transition = Transition(run, now_ms, [started, completed])
+    live.frames += done
+    state.next_event_id = event_id + 2
+    state.history_bytes += len(started) + len(completed)
+    del state.items[scheduled_id]
+    if state.spilled:
+        live.dirty_items.add(scheduled_id)
+    del live.activity_ids[item.activity_id]
+    del live.activities[scheduled_id]
+    live.scheduled.pop(scheduled_id, None)
+    if live.news is not None:
+        live.news.completed.append((scheduled_id, result))
+    if state.task_scheduled_event_id:
+        workflow_task.call(transition)
+    else:
+        workflow_task.schedule(transition)
     return transition
 
 

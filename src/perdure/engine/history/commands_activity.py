@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from perdure.api import messages as m
-from perdure.engine.history import deadlines, events, evolve, failures, frames, pending, terms
+from perdure.engine.history import deadlines, events, evolve, failures, frames, pending, reports, terms
 from perdure.engine.history.planning import (
     BadCommand,
     Plan,
@@ -14,9 +15,9 @@ from perdure.engine.history.planning import (
     check_size,
     write,
 )
-from perdure.engine.history.recording import append_frame
-from perdure.engine.history.state import ActivityItem, Run
-from perdure.engine.history.transition import Transition
+from perdure.engine.history.recording import append_frame, append_frames
+from perdure.engine.history.state import ActivityItem, News, Run
+from perdure.engine.history.transition import Limits, Transition
 
 _NOT_STARTED: Final = "ACTIVITY_ID_NOT_STARTED"
 
@@ -74,6 +75,16 @@ def schedule_activity(
         append_frame(transition, scheduled)
     else:
         write(transition, command, m.HistoryEvent.FromString(frames.body_of(scheduled)))
+    _add(run, event_id, asked, now_ms)
+    transition.activities.append(event_id)
+    if asked.terms.eager:
+        if transition.eager is None:
+            transition.eager = []
+        transition.eager.append(event_id)
+
+
+def _add(run: Run, event_id: int, asked: terms.Asked, now_ms: int) -> None:
+    """An activity is pending from now on."""
     agreed = asked.terms
     to_close, to_start, start_to_close, heartbeat = agreed.timeouts_ms
     item = ActivityItem(
@@ -91,16 +102,62 @@ def schedule_activity(
         0,
         now_ms,
     )
-    item.priority = agreed.priority
+    if agreed.priority:
+        item.priority = agreed.priority
     pending.add_activity(run, item)
     run.live.scheduled[event_id] = asked
-    transition.activities.append(event_id)
-    if agreed.eager:
-        if transition.eager is None:
-            transition.eager = []
-        transition.eager.append(event_id)
     if to_close or to_start:
         deadlines.push_activity(run, item)
+
+
+def plan_all(run: Run, commands: Sequence[bytes], limits: Limits) -> list[terms.Asked] | None:
+    """Check a completion that asks for activities and nothing else. None if it is not one, or if any does not hold.
+
+    The ordinary completion, whose commands need not be looked at one by one in the light of the others.
+    """
+    known = run.live.activity_ids
+    if not commands or len(known) + len(commands) > limits.pending_activities:
+        return None
+    state = run.state
+    longest = limits.id_length
+    found: list[terms.Asked] = []
+    for data in commands:
+        start = reports.plain_schedule(data)
+        if not start or len(data) > limits.blob_bytes:
+            return None
+        try:
+            asked = terms.read(data, state.task_queue, state.run_timeout_ms, start)
+        except terms.BadTerms:
+            return None
+        activity_id = asked.activity_id
+        if activity_id in known or not 0 < len(activity_id) <= longest or "\0" in activity_id:
+            return None
+        agreed = asked.terms
+        if agreed.eager or not 0 < agreed.longest_name <= longest:
+            return None
+        found.append(asked)
+    if len(found) > 1 and len({asked.activity_id for asked in found}) < len(found):
+        return None
+    return found
+
+
+def schedule_all(transition: Transition, planned: Sequence[terms.Asked]) -> None:
+    """Carry out what `plan_all` has checked."""
+    run = transition.run
+    state = run.state
+    live = run.live
+    now_ms = transition.now_ms
+    completed_id = state.last_task_completed_event_id
+    first_id = state.next_event_id
+    written: list[bytes] = []
+    event_id = first_id
+    for asked in planned:
+        written.append(frames.activity_scheduled(event_id, now_ms, asked.event(completed_id)))
+        _add(run, event_id, asked, now_ms)
+        event_id += 1
+    transition.activities = list(range(first_id, event_id))
+    live.news = News(list(transition.activities), [])
+    append_frames(transition, written)
 
 
 def check_cancel_activity(plan: Plan, attributes: m.RequestCancelActivityTaskCommandAttributes) -> ActivityItem | None:

@@ -18,6 +18,7 @@ from perdure.api import messages as m
 from perdure.engine.history import (
     closing,
     commands,
+    commands_activity,
     evolve,
     failures,
     frames,
@@ -77,6 +78,13 @@ def carry_out(
     task = run.live.task
     assert task is not None, "the caller has looked"
     transition = Transition(run, now_ms)
+    if not manner.has_messages and not task.speculative and run.live.updates is None:
+        activities = commands_activity.plan_all(run, asked, limits)
+        if activities is not None:
+            _write_completed(transition, task, manner)
+            commands_activity.schedule_all(transition, activities)
+            _go_on(transition, manner, limits, has_updates=False)
+            return transition
     plan = Plan(run, limits, now_ms, manner.identity, new_id, len(run.state.buffered))
     plan.attributes = attributes
     has_updates = run.live.updates is not None
@@ -101,15 +109,21 @@ def carry_out(
     for apply, command, attributes, prepared in steps:
         apply(plan, transition, command, attributes, prepared)
     if run.state.status == STATUS_RUNNING:
-        flushed = run.state.buffered and flush(transition)
-        if flushed or manner.wants_next:
-            workflow_task.schedule(transition)
-        if has_updates:
-            if not manner.wants_next:
-                update.reject_unanswered(transition)
-            update.call_again(transition)
-        _check_history_size(transition, limits)
+        _go_on(transition, manner, limits, has_updates=has_updates)
     return transition
+
+
+def _go_on(transition: Transition, manner: reports.Manner, limits: Limits, *, has_updates: bool) -> None:
+    """The commands are carried out, and the run is still open."""
+    run = transition.run
+    flushed = run.state.buffered and flush(transition)
+    if flushed or manner.wants_next:
+        workflow_task.schedule(transition)
+    if has_updates:
+        if not manner.wants_next:
+            update.reject_unanswered(transition)
+        update.call_again(transition)
+    _check_history_size(transition, limits)
 
 
 def _may_forget(
@@ -154,6 +168,7 @@ def _write_completed(transition: Transition, task: WorkflowTaskLive, manner: rep
         written.insert(0, task.scheduled_frame)
     transition.frames = written
     live.frames = [completed]
+    live.news = None
     state.next_event_id = event_id + 1
     state.history_bytes += len(task.scheduled_frame) + len(task.started_frame) + len(completed)
     evolve.apply_task_completed(state, event_id, started_event_id)

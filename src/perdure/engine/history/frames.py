@@ -120,6 +120,36 @@ def activity_started(
     return _frame(event_id, at_ms, _ACTIVITY_STARTED, b"\x82\x01", attributes)
 
 
+def activity_done(
+    event_id: int,
+    started_at_ms: int,
+    at_ms: int,
+    scheduled_event_id: int,
+    attempt: int,
+    worker: str,
+    result: bytes,
+    identity: str,
+) -> tuple[bytes, bytes]:
+    """`activity_started` of an attempt that is the first to end, at `event_id`, and `activity_completed` after it."""
+    number = varint(event_id)
+    scheduled = varint(scheduled_event_id)
+    attributes = b"".join((b"\x08", scheduled, text(b"\x12", worker), b"\x20", varint(attempt)))
+    size = varint(len(attributes))
+    body = b"".join(
+        (b"\x08", number, b"\x12", timestamp(started_at_ms), _ACTIVITY_STARTED, number, b"\x82\x01", size, attributes)
+    )
+    started = b"\x0a" + varint(len(body)) + body
+    attributes = b"".join(
+        (b"\x0a", varint(len(result)), result, b"\x10", scheduled, b"\x18", number, text(b"\x22", identity))
+    )
+    number = varint(event_id + 1)
+    size = varint(len(attributes))
+    body = b"".join(
+        (b"\x08", number, b"\x12", timestamp(at_ms), _ACTIVITY_COMPLETED, number, b"\x8a\x01", size, attributes)
+    )
+    return started, b"\x0a" + varint(len(body)) + body
+
+
 def activity_completed(
     event_id: int, at_ms: int, scheduled_event_id: int, started_event_id: int, result: bytes | None, identity: str
 ) -> bytes:

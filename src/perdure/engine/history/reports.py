@@ -81,9 +81,16 @@ def manner_of(request: m.RespondWorkflowTaskCompletedRequest) -> Manner:
     return _manner(request.SerializeToString())
 
 
+def plain_schedule(command: bytes) -> int:
+    """Where the attributes begin of a command that schedules an activity and says no more; 0 for another command."""
+    if not command.startswith(_SCHEDULES_ACTIVITY):
+        return 0
+    size = command[3]
+    start, end = (4, 4 + size) if size < 128 else content(command, 2)
+    return start if end == len(command) else 0
+
+
 def scheduled_activity(command: bytes) -> bytes | None:
     """The attributes of a command that schedules an activity and says no more; None for another command."""
-    if not command.startswith(_SCHEDULES_ACTIVITY):
-        return None
-    start, end = content(command, 2)
-    return command[start:] if end == len(command) else None
+    start = plain_schedule(command)
+    return command[start:] if start else None

@@ -31,6 +31,7 @@ __all__ = [
     "Item",
     "Live",
     "MessageKind",
+    "News",
     "OutMessage",
     "Pause",
     "Retry",
@@ -355,6 +356,8 @@ class WorkflowTaskLive(Struct, gc=False):
     started_frame: bytes
     sticky: bool
     speculative: bool = False
+    suggests: bool = False
+    """The workflow should continue as new."""
 
 
 class ActivityLive(Struct, gc=False):
@@ -376,6 +379,22 @@ class UpdateLive(Struct):
     """Serialized Request."""
     sent: bool = False
     """The worker that holds the run has it."""
+
+
+class News(Struct, gc=False):
+    """What has come of the activities that the last workflow task scheduled, as long as nothing else has happened.
+
+    Whether that is so is told by counting: see `is_all`.
+    """
+
+    scheduled: list[int]
+    """Ids of the events that followed the task's Completed event: all it asked for."""
+    completed: list[tuple[int, bytes]]
+    """(scheduled event id, result as serialized ``Payloads``), in order of arrival."""
+
+    def is_all(self, events: int) -> bool:
+        """Whether so many events, from that Completed to the Scheduled event of the next task, hold nothing more."""
+        return events == 2 + len(self.scheduled) + 2 * len(self.completed)
 
 
 class Live(Struct):
@@ -400,6 +419,8 @@ class Live(Struct):
     speculative: int = 0
     """A workflow task is pending that exists here alone: the id its Scheduled event was to get; 0 = none."""
     speculative_at_ms: int = 0
+    news: News | None = None
+    """None if there is something to tell that it has no word for."""
 
 
 class Run(Struct, eq=False):

@@ -28,9 +28,10 @@ _TERMS_KEPT_BYTES: Final = 4096
 """Longer ones are not remembered."""
 _SPAN_MAX_MS: Final = 100 * 365 * 24 * 3600 * 1000
 
+_ID: Final = b"\x0a"
 _TYPE_AND_QUEUE: Final = b"\x12\x22"
 _HEADER, _INPUT = b"\x2a\x32"
-"""Tags of a command's first fields; that of the id is 10."""
+"""Tags of a command's first fields."""
 
 
 class BadTerms(ValueError):
@@ -55,6 +56,8 @@ class Terms(Struct, frozen=True):
     """The worker asks to have it at once."""
     priority: bytes
     """A serialized ``Priority``, or nothing."""
+    longest_name: int
+    """Characters in the longer one of type and task queue; 0 if one of them can't be a name."""
     input: bytes = b""
     """Serialized ``Payloads``: empty, as inputs are not among the terms, but for a command in another order."""
 
@@ -89,33 +92,37 @@ class Asked(Struct, frozen=True):
         return data[content(data, 0)[0] :] if data else self.terms.input
 
 
-def read(data: bytes, task_queue: str, run_timeout_ms: int) -> Asked:
+def read(data: bytes, task_queue: str, run_timeout_ms: int, start: int = 0) -> Asked:
     """Read a serialized ``ScheduleActivityTaskCommandAttributes``.
 
     Args:
         data: the command.
         task_queue: the workflow's, for a command that names none.
         run_timeout_ms: the longest span that makes sense; 0 = any does.
+        start: where in `data` it begins.
 
     Raises:
         BadTerms: they can't hold.
     """
     end = len(data)
-    id_at, at = content(data, 0) if data.startswith(b"\x0a") else (0, 0)
+    id_at = at = start
+    if data.startswith(_ID, at):
+        id_at, at = content(data, at)
     terms_at = at
     while at < end and data[at] in _TYPE_AND_QUEUE:
-        _, at = content(data, at)
+        size = data[at + 1]
+        at = at + 2 + size if size < 128 else content(data, at)[1]
     header_at = at
     if at < end and data[at] == _HEADER:
-        _, at = content(data, at)
+        at = content(data, at)[1]
     input_at = at
     if at < end and data[at] == _INPUT:
-        _, at = content(data, at)
+        at = content(data, at)[1]
     shared = data[terms_at:header_at] + data[at:]
     find = _terms if len(shared) <= _TERMS_KEPT_BYTES else _terms.__wrapped__
     terms = find(shared, task_queue, run_timeout_ms)
-    activity_id = data[id_at:terms_at].decode() if terms_at else terms.activity_id
-    return Asked(terms, activity_id, data[:terms_at], data[header_at:input_at], data[input_at:at])
+    activity_id = data[id_at:terms_at].decode() if terms_at > start else terms.activity_id
+    return Asked(terms, activity_id, data[start:terms_at], data[header_at:input_at], data[input_at:at])
 
 
 @lru_cache(maxsize=_TERMS_KEPT)
@@ -156,6 +163,7 @@ def _terms(data: bytes, task_queue: str, run_timeout_ms: int) -> Terms:
         task_of(event),
         command.request_eager_execution,
         command.priority.SerializeToString(),
+        _longest_name(command.activity_type.name, event.task_queue.name),
         command.input.SerializeToString(),
     )
 
@@ -172,9 +180,16 @@ def asked_by(event: m.ActivityTaskScheduledEventAttributes) -> Asked:
         task_of(event),
         False,
         event.priority.SerializeToString(),
+        0,
         event.input.SerializeToString(),
     )
     return Asked(terms, event.activity_id, b"", b"", b"")
+
+
+def _longest_name(*names: str) -> int:
+    if not all(names) or any("\0" in name for name in names):
+        return 0
+    return max(map(len, names))
 
 
 def _span_ms(duration: Duration, what: str) -> int:

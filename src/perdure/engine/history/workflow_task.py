@@ -50,6 +50,7 @@ def call(transition: Transition, limits: Limits = DEFAULT_LIMITS) -> None:
         schedule(transition)
     elif len(run.live.frames) > LIVE_FRAMES_MAX:
         run.live.frames = []
+        run.live.news = None
 
 
 def schedule(transition: Transition) -> None:
@@ -132,6 +133,7 @@ def start(
         started_frame,
         sticky,
         speculative,
+        bool(suggest),
     )
     return task
 
