@@ -19,12 +19,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from msgspec import Struct
 from temporalio.api.workflowservice import v1 as ws
 
 from perdure.api.errors import RpcError
 from perdure.api.service import WorkflowService
 
-__all__ = ["ActivityTask", "ActivityTaker", "Direct", "StandingPoll", "WorkflowTask", "WorkflowTaker", "direct_of"]
+__all__ = [
+    "ActivityTask",
+    "ActivityTaker",
+    "Direct",
+    "StandingPoll",
+    "Step",
+    "WorkflowTask",
+    "WorkflowTaker",
+    "direct_of",
+]
 
 
 class ActivityTask(Protocol):
@@ -63,6 +73,24 @@ class ActivityTask(Protocol):
         ...
 
 
+class Step(Struct, frozen=True, gc=False):
+    """What a workflow task brings when activities alone have happened: all that its history says, in short.
+
+    The worker has asked for them, and for nothing else, when it completed the task before; it knows the rest.
+    """
+
+    scheduled: Sequence[int]
+    """Ids of the Scheduled events, in the order of the commands."""
+    completed: Sequence[tuple[int, bytes]]
+    """Those that have succeeded since, in order of arrival: (id of the Scheduled event, serialized ``Payloads``)."""
+    started_event_id: int
+    """Of the task's Started event, which ends its history."""
+    started_at_ms: int
+    """Epoch milliseconds."""
+    history_bytes: int
+    suggests_continue_as_new: bool
+
+
 class WorkflowTask(Protocol):
     """The first attempt of a workflow task that brings nothing but events, all of them at hand."""
 
@@ -83,6 +111,11 @@ class WorkflowTask(Protocol):
     @property
     def history(self) -> bytes:
         """A serialized ``History`` that ends with the task's Started event."""
+        ...
+
+    @property
+    def step(self) -> Step | None:
+        """The same in short, for a worker that has taken in all events before; None if it can't be said so."""
         ...
 
     def message(self) -> ws.PollWorkflowTaskQueueResponse:

@@ -23,7 +23,7 @@ from msgspec import Struct, structs
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
-from perdure.api.direct import ActivityTaker, WorkflowTaker
+from perdure.api.direct import ActivityTaker, Step, WorkflowTaker
 from perdure.engine import history
 from perdure.engine.history import ActivityItem, ActivityLive, Asked, Manner, WorkflowTaskLive
 from perdure.engine.matching.queue import ActivityTask, QueryTask, Task, TaskQueue, WorkflowTask
@@ -219,11 +219,21 @@ class HandedWorkflowTask(Struct, eq=False):
     workflow_id: str
     workflow_type: str
     first_event_id: int
-    history: bytes
+    step: Step | None
+    recent: list[bytes]
+    """Frames up to the one before the task's Started event, perhaps more at either end."""
+    frames: tuple[int, int]
+    """Where in `recent` the task's history begins, and where it ends."""
     poll: StandingWorkflowPoll
     slot: Slot
     handout: int
     live: WorkflowTaskLive
+
+    @property
+    def history(self) -> bytes:
+        """Put together when it is asked for, as a step tells the same."""
+        begin, end = self.frames
+        return b"".join(self.recent[begin:end]) + self.live.started_frame
 
     def message(self) -> m.PollWorkflowTaskQueueResponse:
         """What a poll would have brought."""
@@ -275,6 +285,7 @@ class StandingWorkflowPoll(StandingPoll):
         self._context = copy_context()
         self._expected = False
         """A turn is asked for."""
+        self._page_events = self.shard.config.history_page_events
 
     def offer(self, task: Task) -> None:
         self._inbox.append(task)
@@ -332,19 +343,34 @@ class StandingWorkflowPoll(StandingPoll):
         ):
             return  # The entry no longer stands.
         first_id = state.last_task_started_event_id + 1 if self._sticky else 1
-        recent = len(live.frames)
-        if first_id < state.next_event_id - recent or recent > self.shard.config.history_page_events:
+        recent = live.frames
+        known = len(recent)
+        begin = first_id - state.next_event_id + known
+        if begin < 0 or known > self._page_events:
             self._read_first(task)
             return
         started = self.hand_out.start_task(slot, sticky=self._sticky, identity=self.identity, now_ms=now_ms)
         slot.taker = self.taker
+        news = live.news
+        step = None
+        if news is not None and news.is_all(known - begin):
+            step = Step(
+                news.scheduled,
+                news.completed,
+                started.started_event_id,
+                started.started_at_ms,
+                state.history_bytes,
+                started.suggests,
+            )
         self._take(
             HandedWorkflowTask(
                 state.run_id,
                 state.workflow_id,
                 state.workflow_type,
                 first_id,
-                b"".join(history.task_frames(run, first_id)),
+                step,
+                recent,
+                (begin, known),
                 self,
                 slot,
                 slot.handout,

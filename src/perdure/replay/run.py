@@ -14,10 +14,13 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from perdure.api import messages as m
+from perdure.api.direct import Step
+from perdure.api.wire import content
 from perdure.exceptions import NondeterminismError
-from perdure.replay.calls import Timer, command
+from perdure.replay.calls import Issued, Timer, command
 from perdure.replay.commands import PATCH_MARKER, STEP_MARKER
 from perdure.replay.definition import WorkflowDefinition
 from perdure.replay.events import APPLY, PASSED, RECORDED, Expected
@@ -164,6 +167,78 @@ class WorkflowRun:
                 self._finish_feed()
         except Exception as error:
             self._fail(error)
+
+    def advance(self, step: Step, first_event_id: int) -> bool:
+        """Take a whole task in short; False if this run has to be fed its events.
+
+        Args:
+            step: what they say.
+            first_event_id: of the task's history.
+        """
+        runtime = self._runtime
+        issued = runtime.commands
+        if (
+            self.next_event_id != first_event_id
+            or self._failed is not None
+            or self._started is not None
+            or self._block is not None
+            or self._segment
+            or self._early_steps
+            or runtime.updates is not None
+            or len(issued) != len(step.scheduled)
+        ):
+            return False
+        for one in issued:
+            if one.kind != command.SCHEDULE_ACTIVITY or one.dropped:
+                return False
+        try:
+            self._advance(step, issued)
+        except Exception as error:
+            self._fail(error)
+        return True
+
+    def _advance(self, step: Step, issued: list[Issued]) -> None:
+        """`_activate`, with the events that `_apply_segment` would be given."""
+        runtime = self._runtime
+        task = runtime.task
+        task.history_length = step.started_event_id
+        task.history_size_bytes = step.history_bytes
+        task.continue_as_new_suggested = step.suggests_continue_as_new
+        loop = runtime.loop
+        seconds, ms = divmod(step.started_at_ms, 1000)
+        runtime.now_ns = step.started_at_ms * 1_000_000
+        loop.now_s = seconds + ms * 1_000_000 / 1e9
+        runtime.commands = []
+        runtime.task_number += 1
+        runtime.replaying = False
+        pending = runtime.pending
+        for one, event_id in zip(issued, step.scheduled, strict=True):
+            call: Any = one.call
+            call.issued = None
+            call.event_id = event_id
+            pending[event_id] = call
+        for event_id, result in step.completed:
+            call = pending.pop(event_id)
+            if not call.done():
+                self._resolve(call, result)
+        if loop.ready:
+            self._run()
+        if runtime.error is not None:
+            raise runtime.error
+        self.next_event_id = step.started_event_id + 1
+        self._live = self._task_open = True
+
+    def _resolve(self, call: Any, payloads: bytes) -> None:
+        """`WorkflowRuntime.resolve_with`, for the first of serialized ``Payloads``."""
+        value = None
+        if payloads:
+            start, end = content(payloads, 0)
+            try:
+                value = self._runtime.converter.from_payload_bytes(payloads[start:end], call.result_type)
+            except Exception as error:
+                call.set_exception(error)
+                return
+        call.set_result(value)
 
     def _take(self, events: Sequence[m.HistoryEvent]) -> None:
         """Sort events into segments, and activate each segment that has become complete."""

@@ -72,7 +72,9 @@ class DirectWorkflowTaskWorker(WorkflowTaskWorker):
         try:
             run = entry.run
             run.begin_plain(task.workflow_id, task.run_id)
-            run.feed(m.History.FromString(task.history).events, last=True)
+            step = task.step
+            if step is None or not run.advance(step, task.first_event_id):
+                run.feed(m.History.FromString(task.history).events, last=True)
             outcome = run.outcome()
             if not isinstance(outcome, TaskCompleted) or outcome.messages:
                 self._standing.run(self._handle_in_slot(task.message(), (entry, outcome)))
