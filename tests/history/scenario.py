@@ -300,7 +300,8 @@ class Scenario:
         )
 
     def start_activity(self, activity_id: str = "a") -> h.ActivityItem:
-        item = h.start_activity(self.run, self.activity(activity_id).event_id, identity="actor", now_ms=self.now_ms)
+        item = self.activity(activity_id)
+        h.start_activity(self.run, item.event_id, identity="actor", now_ms=self.now_ms)
         self.check()
         return item
 

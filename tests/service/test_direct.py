@@ -190,18 +190,18 @@ async def test_paused_and_closed_polls_leave_tasks_to_others(driver: Driver) -> 
     assert (await driver.poll()).task_token
 
 
-async def test_waiting_polls_go_first_and_standing_ones_take_turns(driver: Driver) -> None:
+async def test_standing_and_waiting_polls_take_turns(driver: Driver) -> None:
     one, other = Taker(driver), Taker(driver)
     one.poll()
     other.poll()
-    waiting = asyncio.ensure_future(driver.service.poll_workflow_task_queue(driver.poll_request()))
+    polls = [asyncio.ensure_future(driver.service.poll_workflow_task_queue(driver.poll_request())) for _ in range(2)]
     await turns()
-    for number in range(5):
+    for number in range(6):
         await driver.start(f"wf-{number}")
     await driver.rest()
-    assert (await waiting).workflow_execution.workflow_id == "wf-0"
-    assert [task.workflow_id for task in one.workflow_tasks] == ["wf-1", "wf-3"]
-    assert [task.workflow_id for task in other.workflow_tasks] == ["wf-2", "wf-4"]
+    assert [(await poll).workflow_execution.workflow_id for poll in polls] == ["wf-0", "wf-2"]
+    assert [task.workflow_id for task in one.workflow_tasks] == ["wf-1", "wf-4"]
+    assert [task.workflow_id for task in other.workflow_tasks] == ["wf-3", "wf-5"]
 
 
 async def test_what_the_short_way_has_no_word_for_comes_as_a_message(driver: Driver) -> None:

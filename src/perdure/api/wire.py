@@ -84,17 +84,36 @@ def text(tag: bytes, value: str) -> bytes:
     return tag + sized(value.encode()) if value else b""
 
 
+class _Nanos(dict[int, bytes]):
+    """The field of a Timestamp for what is beyond its seconds, by milliseconds: a thousand of them at most."""
+
+    def __missing__(self, ms: int) -> bytes:
+        self[ms] = data = b"\x10" + rare_varint(ms * 1_000_000) if ms else b""
+        return data
+
+
+class _Seconds(dict[int, bytes]):
+    """The other field; remembers the latest."""
+
+    def __missing__(self, seconds: int) -> bytes:
+        if len(self) >= _INSTANTS_KEPT:
+            self.clear()
+        self[seconds] = data = b"\x08" + rare_varint(seconds) if seconds else b""
+        return data
+
+
+_nanos = _Nanos()
+_seconds = _Seconds()
+
+
 class _Timestamps(dict[int, bytes]):
     """Remembers the latest instants."""
 
     def __missing__(self, at_ms: int) -> bytes:
         if len(self) >= _INSTANTS_KEPT:
             self.clear()
-        seconds, ms = divmod(at_ms, 1000)
-        data = b"\x08" + rare_varint(seconds) if seconds else b""
-        if ms:
-            data += b"\x10" + rare_varint(ms * 1_000_000)
-        self[at_ms] = found = sized(data)
+        data = _seconds[at_ms // 1000] + _nanos[at_ms % 1000]
+        self[at_ms] = found = varint(len(data)) + data
         return found
 
 

@@ -67,7 +67,7 @@ class StandingPoll(ABC):
         """See `perdure.api.direct.StandingPoll`."""
         if not self._paused:
             self._paused = True
-            self._queue.standing.remove(self)
+            self._queue.leave(self)
 
     def resume(self) -> None:
         """See `perdure.api.direct.StandingPoll`."""
@@ -85,11 +85,14 @@ class StandingPoll(ABC):
     def offer(self, task: Task) -> None:
         """Here is a task of the queue: it is this poll's now."""
 
+    def offer_activity(self, slot: Slot, item: ActivityItem, now_ms: int) -> None:
+        """Here is an activity of the queue, of a run in memory."""
+        raise NotImplementedError
+
     def _sample(self, now_ms: int) -> None:
-        queue = self._queue
-        if now_ms >= queue.watch.sample_due_ms:
-            queue.watch.seen[self.identity] = now_ms
-            queue.sample(now_ms)
+        """Note for those who describe the queue what has gone by."""
+        self._queue.watch.seen[self.identity] = now_ms
+        self._queue.sample(now_ms)
 
     def _read_first(self, task: Task) -> None:
         """Hand over a task of a run that is not in memory, or not all that its task shows."""
@@ -171,21 +174,34 @@ class StandingActivityPoll(StandingPoll):
     def offer(self, task: Task) -> None:
         assert isinstance(task, ActivityTask), "activity queues hold activity tasks"
         slot = self.shard.cache.loaded.get(task.run_key)
-        asked = slot.run.live.scheduled.get(task.scheduled_event_id) if slot is not None else None
-        if slot is None or asked is None:
+        if slot is None:
             self._read_first(task)
-        else:
-            self._hand_over(slot, task, asked)
-
-    def _hand_over(self, slot: Slot, task: ActivityTask, asked: Asked) -> None:
-        item = self.hand_out.start_activity(slot, task, self.identity)
-        if item is None:
             return
-        live = slot.run.live.activities[item.event_id]
-        self._sample(live.started_at_ms)
+        item = slot.run.state.items.get(task.scheduled_event_id)
+        if isinstance(item, ActivityItem) and item.attempt == task.attempt:
+            self.offer_activity(slot, item, self.shard.clock.now_ms())
+
+    def offer_activity(self, slot: Slot, item: ActivityItem, now_ms: int) -> None:
+        asked = slot.run.live.scheduled.get(item.event_id)
+        if asked is None:
+            self._read_first(ActivityTask(slot.key, item.event_id, item.attempt))
+        else:
+            self._hand_over(slot, item, asked, now_ms)
+
+    def _hand_over(self, slot: Slot, item: ActivityItem, asked: Asked, now_ms: int) -> None:
+        run = slot.run
+        try:
+            live = history.start_activity(run, item.event_id, identity=self.identity, now_ms=now_ms)
+        except RpcError:
+            return  # It is held, or not due yet: another entry comes when it is.
+        deadlines = run.live.deadlines
+        if deadlines and deadlines[0][0] < slot.due_ms:
+            self.shard.register(slot)
+        if now_ms >= self._queue.watch.sample_due_ms:
+            self._sample(now_ms)
         self._take(
             HandedActivity(
-                slot.run.state.run_id,
+                run.state.run_id,
                 item.activity_type,
                 asked.payloads(),
                 item.start_to_close_ms,
@@ -203,10 +219,13 @@ class StandingActivityPoll(StandingPoll):
         found = await self.hand_out.find_activity(task)
         if found is None:
             return
+        slot, asked = found
         if self._paused:
             self._queue.put_back(task)
-        else:
-            self._hand_over(found[0], task, found[1])
+            return
+        item = slot.run.state.items[task.scheduled_event_id]
+        assert isinstance(item, ActivityItem), "it waits"
+        self._hand_over(slot, item, asked, self.shard.clock.now_ms())
 
 
 # Workflow tasks
@@ -304,7 +323,8 @@ class StandingWorkflowPoll(StandingPoll):
         inbox = self._inbox
         matching = self.shard.matching
         now_ms = self.shard.clock.now_ms()
-        self._sample(now_ms)
+        if now_ms >= self._queue.watch.sample_due_ms:
+            self._sample(now_ms)
         for _ in range(_TASKS_A_TURN):
             if not inbox or self._paused:
                 break

@@ -334,25 +334,21 @@ class HandOut:
     def _start_and_answer(
         self, slot: Slot, task: ActivityTask, asked: history.Asked, identity: str
     ) -> m.PollActivityTaskQueueResponse | None:
-        item = self.start_activity(slot, task, identity)
-        if item is None:
-            return None
-        return self.activity_message(slot, item, slot.run.live.activities[item.event_id], asked)
-
-    def start_activity(self, slot: Slot, task: ActivityTask, identity: str) -> history.ActivityItem | None:
-        """Start an attempt; None when the entry no longer stands."""
         if not self._is_waiting(slot, task):
             return None
         shard = self._shard
         run = slot.run
+        event_id = task.scheduled_event_id
         try:
-            item = history.start_activity(run, task.scheduled_event_id, identity=identity, now_ms=shard.clock.now_ms())
+            live = history.start_activity(run, event_id, identity=identity, now_ms=shard.clock.now_ms())
         except RpcError:
             return None  # Its back-off is not over, or it is held: another entry comes when it is due.
         deadlines = run.live.deadlines
         if deadlines and deadlines[0][0] < slot.due_ms:
             shard.register(slot)
-        return item
+        item = run.state.items[event_id]
+        assert isinstance(item, history.ActivityItem), "it waits"
+        return self.activity_message(slot, item, live, asked)
 
     def activity_message(
         self, slot: Slot, item: history.ActivityItem, live: history.ActivityLive, asked: history.Asked

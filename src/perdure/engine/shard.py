@@ -321,7 +321,12 @@ class Shard:
             queue = matching.workflow.get((state.namespace, state.sticky_queue))
             if queue is not None and queue.is_alive(now_ms, self.config.sticky_alive_ms):
                 timeout_ms = state.sticky_timeout_ms or self.config.sticky_timeout_ms
-                queue.offer_sticky(WorkflowTask(slot.key, history.pending_task_id(run), now_ms + timeout_ms))
+                task = WorkflowTask(slot.key, history.pending_task_id(run), now_ms + timeout_ms)
+                if queue.sole is not None and not queue.pollers:
+                    queue.added += 1
+                    queue.sole.offer(task)
+                else:
+                    queue.offer_sticky(task)
                 return
             history.expire_sticky(run, now_ms=now_ms)
         queue = matching.workflow_queue(state.namespace, state.task_queue)
@@ -376,10 +381,15 @@ class Shard:
         """Bring activities to their queues."""
         state = slot.run.state
         items = state.items
+        now_ms = self.clock.now_ms()
         for event_id in event_ids:
             item = items.get(event_id)
             if isinstance(item, history.ActivityItem):
                 queue = self.matching.activity_queue(state.namespace, item.task_queue)
+                if queue.sole is not None and not queue.pollers and not queue.backlog:
+                    queue.added += 1
+                    queue.sole.offer_activity(slot, item, now_ms)
+                    continue
                 task = ActivityTask(slot.key, event_id, item.attempt)
                 if state.priority or item.priority:
                     queue.offer_ranked(task, history.rank_of(state.priority + item.priority))

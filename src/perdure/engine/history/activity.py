@@ -94,7 +94,7 @@ def dispatchable_activities(run: Run, now_ms: int) -> list[int]:
     return found
 
 
-def start_activity(run: Run, scheduled_event_id: int, *, identity: str, now_ms: int) -> ActivityItem:
+def start_activity(run: Run, scheduled_event_id: int, *, identity: str, now_ms: int) -> ActivityLive:
     """Hand out an attempt; known only to this process.
 
     Raises:
@@ -113,11 +113,11 @@ def start_activity(run: Run, scheduled_event_id: int, *, identity: str, now_ms: 
     if scheduled_event_id in held:
         raise RpcError(StatusCode.NOT_FOUND, "activity task is handed out already")
     item.next_attempt_at_ms = 0
-    held[scheduled_event_id] = ActivityLive(now_ms, identity, 0)
+    live = held[scheduled_event_id] = ActivityLive(now_ms, identity, 0)
     span_ms = item.heartbeat_ms or item.start_to_close_ms
     if span_ms:
         deadlines.push(run, now_ms + span_ms, deadlines.ACTIVITY, scheduled_event_id)
-    return item
+    return live
 
 
 def complete_activity(

@@ -29,7 +29,9 @@ from perdure.engine.matching.watch import QueueWatch
 
 if TYPE_CHECKING:
     from perdure.engine.clock import Clock, Handle
+    from perdure.engine.history import ActivityItem
     from perdure.engine.queries import PendingQuery
+    from perdure.engine.slot import Slot
 
 __all__ = ["ActivityTask", "Matching", "Poller", "QueryTask", "Standing", "Task", "TaskQueue", "WorkflowTask"]
 
@@ -73,6 +75,10 @@ class Standing(Protocol):
         """Here is a task, which is its own from now on."""
         ...
 
+    def offer_activity(self, slot: Slot, item: ActivityItem, now_ms: int) -> None:
+        """Here is an activity of a run in memory."""
+        ...
+
     def close(self) -> None:
         """It gets no more, and gives back what it has not begun. Harmless to repeat."""
         ...
@@ -98,12 +104,14 @@ class TaskQueue:
         "_alarm_s",
         "_matching",
         "_pump_alarm",
+        "_standing_goes_first",
         "_sticky_alarm",
         "added",
         "backlog",
         "last_poll_ms",
         "name",
         "pollers",
+        "sole",
         "standing",
         "throttle",
         "watch",
@@ -115,6 +123,9 @@ class TaskQueue:
         self.pollers: deque[Poller] = deque()
         self.standing: deque[Standing] = deque()
         """Who takes what no poll waits for, in turns."""
+        self.sole: Standing | None = None
+        """The only one of them, if no throttle is in its way: whoever offers a task may go to it at once."""
+        self._standing_goes_first = False
         self.last_poll_ms = _NEVER_MS
         self.added = 0
         """Tasks that have come so far."""
@@ -136,30 +147,43 @@ class TaskQueue:
         self._give(task)
 
     def _give(self, task: Task) -> None:
-        """Give the task to a waiting poll, or a standing one, or keep it."""
+        """Give the task to a waiting poll, or a standing one, in turns where there are both; or keep it."""
         pollers = self.pollers
+        standing = self.standing
+        if standing and (self._standing_goes_first or not pollers):
+            self._standing_goes_first = False
+            first = standing[0]
+            standing.rotate(-1)
+            first.offer(task)
+            return
         while pollers:
             future = pollers.popleft().future
             if not future.done():
+                self._standing_goes_first = True
                 self._matching.in_transit += 1
                 future.set_result(task)
                 return
-        standing = self.standing
         if standing:
-            first = standing[0]
-            if len(standing) > 1:
-                standing.rotate(-1)
-            first.offer(task)
+            standing[0].offer(task)
         else:
             self.backlog.append(task)
 
     def stand(self, poll: Standing) -> None:
         """A standing poll begins, or goes on: it gets what waits."""
         self.standing.append(poll)
+        self._find_sole()
         while poll in self.standing and (task := self.take()) is not None:
             poll.offer(task)
         if self.throttle is not None:
             self._pump()
+
+    def leave(self, poll: Standing) -> None:
+        """A standing poll ends, or pauses."""
+        self.standing.remove(poll)
+        self._find_sole()
+
+    def _find_sole(self) -> None:
+        self.sole = self.standing[0] if len(self.standing) == 1 and self.throttle is None else None
 
     def offer_ranked(self, task: Task, rank: Rank) -> None:
         """As `offer`, for a task with a rank."""
@@ -246,6 +270,7 @@ class TaskQueue:
         """Let no more than `rate` tasks a second go, from now on."""
         if self.throttle is None:
             self.throttle = Throttle(rate, self._matching.clock.monotonic_s())
+            self._find_sole()
         elif self.throttle.rate != rate:
             self.throttle.change(rate)
 
