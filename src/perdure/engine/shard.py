@@ -511,16 +511,16 @@ class Shard:
             slot.pending = []
         state.state_transitions += 1
         encoded = history.encode(run)
-        if run.is_open:
-            due_ms = history.next_deadline_ms(run)
-            wake_ms = 0 if history.hot(run) else due_ms
+        if history.hot(run):
+            wake_ms = 0
+            if not run.is_open or history.due_before(run, slot.due_ms):
+                self.register(slot)
+        else:
+            wake_ms = self._due_ms(slot)
+            if wake_ms is not None and wake_ms < slot.due_ms:
+                self.timers.register(slot, wake_ms)
             if wake_ms and run.live.task is not None:
                 wake_ms = history.next_deadline_ms(run, after_loss=True)
-        else:
-            due_ms = self.erasing.due_ms(state)
-            wake_ms = 0 if state.outbox else due_ms
-        if due_ms is not None and due_ms < slot.due_ms:
-            self.timers.register(slot, due_ms)
         slot.hot = wake_ms == 0
         batch.runs.append(RunRow(key, state.run_id, wake_ms, encoded.state))
         for event_id, data in encoded.items:

@@ -504,19 +504,18 @@ class WorkflowRun:
                     commands.append(issued.message)
                     if issued.kind == command.CANCEL_ACTIVITY:
                         cancels_activities = True
-        results: dict[str, m.WorkflowQueryResult] = {}
-        if self._queries:
-            queries, self._queries = self._queries, {}
-            results = {key: self.query(query) for key, query in queries.items()}
-        self._task_open = False
-        return TaskCompleted(
+        completed = TaskCompleted(
             encoded_commands=commands,
-            query_results=results,
             force_new_task=force_new_task,
             closes=runtime.closed,
             cancels_activities=cancels_activities,
             messages=messages,
         )
+        if self._queries:
+            queries, self._queries = self._queries, {}
+            completed.query_results = {key: self.query(query) for key, query in queries.items()}
+        self._task_open = False
+        return completed
 
     def forget_task(self) -> None:
         """The service has discarded the task just completed: its two events are not in the history.

@@ -261,7 +261,6 @@ class ActivityTaskWorker:
                 me.uncancel()
             await self._complete(running, payload)
         finally:
-            running.finish()
             self._running.remove(run_id, running)
             if place is not None:
                 self._deadlines.remove(running, place)

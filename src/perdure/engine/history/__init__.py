@@ -31,7 +31,7 @@ from perdure.engine.history.child import CLOSINGS as CHILD_CLOSINGS
 from perdure.engine.history.child import child_closed, child_lineage, is_child_of
 from perdure.engine.history.closing import delete_run, terminate_for_reset
 from perdure.engine.history.completion import carry_out, complete_workflow_task
-from perdure.engine.history.deadlines import hot, next_deadline_ms, wake_at_ms
+from perdure.engine.history.deadlines import due_before, hot, next_deadline_ms, wake_at_ms
 from perdure.engine.history.describe import (
     VisibilityFields,
     attribute_values,
@@ -167,6 +167,7 @@ __all__ = [
     "delete_run",
     "describe",
     "dispatchable_activities",
+    "due_before",
     "encode",
     "erased_child",
     "expire_sticky",

@@ -133,6 +133,18 @@ def next_deadline_ms(run: Run, *, after_loss: bool = False) -> int | None:
     return earliest or None
 
 
+def due_before(run: Run, at_ms: int) -> bool:
+    """Whether an open run may have a deadline before `at_ms`; cheap, and sure when it says no."""
+    heap = run.live.deadlines
+    if heap and heap[0][0] < at_ms:
+        return True
+    task = run.live.task
+    state = run.state
+    if task is not None:
+        return task.deadline_ms < at_ms
+    return bool(state.task_not_before_ms or state.run_deadline_ms or state.execution_deadline_ms)
+
+
 def hot(run: Run) -> bool:
     """Whether the run has something to hand out or deliver, as seen by a process that holds none of its tasks."""
     state = run.state
