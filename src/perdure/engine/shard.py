@@ -30,17 +30,14 @@ from perdure.engine.matching.queue import ActivityTask, Matching, QueryTask, Wor
 from perdure.engine.namespaces import Namespace, Namespaces
 from perdure.engine.outbox import Outbox
 from perdure.engine.recovery import Recovery
-from perdure.engine.rows import ROW_EVENTS, history_rows
+from perdure.engine.rows import add_history, add_visibility
 from perdure.engine.slot import NEVER_MS, Slot
 from perdure.engine.store.port import (
-    AttributesRow,
     Batch,
     CurrentRow,
-    HistoryRow,
     ItemRow,
     RunRow,
     Store,
-    VisibilityRow,
 )
 from perdure.engine.timers import Timers
 from perdure.engine.updates import Updates
@@ -499,16 +496,8 @@ class Shard:
         run = slot.run
         key = slot.key
         state = run.state
-        frames = slot.pending
-        if frames:
-            assert slot.row_event_id + len(frames) == state.next_event_id, "history must be contiguous"
-            if len(frames) <= ROW_EVENTS:
-                batch.histories.append(HistoryRow(key, slot.row_event_id, b"".join(frames)))
-            else:
-                batch.histories += history_rows(key, slot.row_event_id, frames)
-            slot.row_event_id += len(frames)
-            slot.writing = frames
-            slot.pending = []
+        if slot.pending:
+            add_history(batch, slot)
         state.state_transitions += 1
         encoded = history.encode(run)
         if history.hot(run):
@@ -533,11 +522,7 @@ class Shard:
                 batch.currents.append(CurrentRow(state.namespace, state.workflow_id, key))
             slot.attributes = history.has_attributes(run)
         if slot.visibility:
-            slot.visibility = False
-            batch.visibility.append(VisibilityRow(*history.visibility_row(run)))
-            if slot.attributes:
-                slot.attributes = False
-                batch.attributes.append(AttributesRow(key, state.namespace, history.attribute_values(run)))
+            add_visibility(batch, slot)
         slot.measure(len(encoded.state))
 
     def release_group(self, group: Group) -> None:
