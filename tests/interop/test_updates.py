@@ -409,3 +409,26 @@ async def test_a_reset_takes_updates_over(client: Client) -> None:
         found = await names(again)
         assert (found.count("UPDATE_ADMITTED"), found.count("UPDATE_COMPLETED")) == (2, 3)
     await replayed(again)
+
+
+async def test_updates_while_the_workflow_ends(client: Client) -> None:
+    """Each is answered, or refused as too late; none is left hanging, and the workflow ends."""
+    async with worker(client):
+        for lap in range(10):
+            handle = await begin(client, f"w{lap}")
+
+            async def update(handle: Handle, number: int) -> str:
+                try:
+                    await handle.execute_update(Basket.add, f"{number}")
+                except RPCError as error:
+                    assert error.status is RPCStatusCode.NOT_FOUND, error
+                    return ""
+                return f"{number}"
+
+            early = [asyncio.ensure_future(update(handle, number)) for number in range(5)]
+            ending = asyncio.ensure_future(handle.signal(Basket.finish))
+            late = [asyncio.ensure_future(update(handle, number)) for number in range(5, 10)]
+            found = await asyncio.gather(*early, *late)
+            await ending
+            assert sorted(each for each in found if each) == sorted(await handle.result())
+            await replayed(handle)
