@@ -54,8 +54,12 @@ async def hang() -> None:
     await asyncio.Event().wait()
 
 
+OBEYING: list[asyncio.Event] = []
+
+
 @activity.defn
 async def obey(answer: str) -> str:
+    OBEYING[-1].set()
     try:
         while True:
             activity.heartbeat()
@@ -96,7 +100,14 @@ class One:
 
 @workflow.defn
 class Cancels:
-    """Cancels an activity, waiting for it as it is told."""
+    """Cancels an activity when it is told to, waiting for it as it is told."""
+
+    def __init__(self) -> None:
+        self.told = False
+
+    @workflow.signal
+    def cancel(self) -> None:
+        self.told = True
 
     @workflow.run
     async def run(self, kind: int, answer: str) -> str:
@@ -104,10 +115,10 @@ class Cancels:
             obey,
             answer,
             start_to_close_timeout=LONG,
-            heartbeat_timeout=timedelta(seconds=5),
+            heartbeat_timeout=LONG,
             cancellation_type=workflow.ActivityCancellationType(kind),
         )
-        await workflow.sleep(0.2)
+        await workflow.wait_condition(lambda: self.told)
         handle.cancel()
         try:
             return await handle
@@ -195,9 +206,12 @@ async def test_activities_time_out(client: Client) -> None:
     ],
 )
 async def test_activities_are_cancelled(client: Client, kind: int, answer: str, expected: str) -> None:
+    OBEYING.append(asyncio.Event())
     async with worker(client):
-        result = await client.execute_workflow(Cancels.run, args=[int(kind), answer], id="c", task_queue=QUEUE)
-        assert result == expected
+        handle = await client.start_workflow(Cancels.run, args=[int(kind), answer], id="c", task_queue=QUEUE)
+        await OBEYING[-1].wait()
+        await handle.signal(Cancels.cancel)
+        assert await handle.result() == expected
 
 
 async def test_local_activities(client: Client) -> None:

@@ -11,7 +11,8 @@ import pytest
 from temporalio import activity, workflow
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType
-from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
+from temporalio.api.update.v1 import WaitPolicy
+from temporalio.api.workflowservice.v1 import PollWorkflowExecutionUpdateRequest, ResetWorkflowExecutionRequest
 from temporalio.client import (
     Client,
     WithStartWorkflowOperation,
@@ -239,11 +240,27 @@ async def test_a_worker_that_is_restarted_midway(client: Client) -> None:
     await replayed(handle)
 
 
+async def is_known(client: Client, update_id: str) -> bool:
+    """Whether the server has the update."""
+    request = PollWorkflowExecutionUpdateRequest(namespace=client.namespace, wait_policy=WaitPolicy())
+    request.update_ref.workflow_execution.workflow_id = "a"
+    request.update_ref.update_id = update_id
+    try:
+        await client.workflow_service.poll_workflow_execution_update(request)
+    except RPCError as error:
+        assert error.status is RPCStatusCode.NOT_FOUND
+        return False
+    return True
+
+
 async def test_updates_wait_for_a_worker(client: Client) -> None:
     handle = await begin(client)
     waiting = [asyncio.ensure_future(handle.execute_update(Basket.add, f"{number}")) for number in range(5)]
-    with pytest.raises(WorkflowUpdateRPCTimeoutOrCancelledError):
-        await handle.execute_update(Basket.add, "late", id="late", rpc_timeout=timedelta(milliseconds=100))
+    patience = timedelta(milliseconds=100)
+    while not await is_known(client, "late"):  # It may not have come to the server in time.
+        with pytest.raises(WorkflowUpdateRPCTimeoutOrCancelledError):
+            await handle.execute_update(Basket.add, "late", id="late", rpc_timeout=patience)
+        patience *= 2
     cancelled = asyncio.ensure_future(handle.execute_update(Basket.add, "gone", id="gone"))
     await asyncio.wait((cancelled,), timeout=0.05)
     cancelled.cancel()

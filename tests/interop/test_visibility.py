@@ -59,18 +59,17 @@ GIVEN = TypedSearchAttributes(
 
 @workflow.defn
 class Order:
-    """Waits for the word, and changes what it is found by."""
+    """Waits for words, and changes what it is found by."""
 
     def __init__(self) -> None:
-        self.word = ""
+        self.words: list[str] = []
 
     @workflow.run
     async def run(self) -> list[str]:
         seen = [pair.key.name for pair in workflow.info().typed_search_attributes]
         while True:
-            await workflow.wait_condition(lambda: bool(self.word))
-            word, self.word = self.word, ""
-            match word:
+            await workflow.wait_condition(lambda: bool(self.words))
+            match self.words.pop(0):
                 case "change":
                     workflow.upsert_search_attributes(
                         [COLOUR.value_set("blue"), COUNT.value_unset(), TAGS.value_set(["c"])]
@@ -88,11 +87,11 @@ class Order:
 
     @workflow.signal
     def tell(self, word: str) -> None:
-        self.word = word
+        self.words.append(word)
 
     @workflow.query
     def waits(self) -> bool:
-        return not self.word
+        return not self.words
 
 
 @workflow.defn
