@@ -227,4 +227,40 @@ class WorkflowService(Protocol):
 
     async def describe_worker(self, request: ws.DescribeWorkerRequest) -> ws.DescribeWorkerResponse: ...
 
+    async def describe_worker_deployment_version(
+        self, request: ws.DescribeWorkerDeploymentVersionRequest
+    ) -> ws.DescribeWorkerDeploymentVersionResponse: ...
+
+    async def describe_worker_deployment(
+        self, request: ws.DescribeWorkerDeploymentRequest
+    ) -> ws.DescribeWorkerDeploymentResponse: ...
+
+    async def set_worker_deployment_current_version(
+        self, request: ws.SetWorkerDeploymentCurrentVersionRequest
+    ) -> ws.SetWorkerDeploymentCurrentVersionResponse: ...
+
+    async def set_worker_deployment_ramping_version(
+        self, request: ws.SetWorkerDeploymentRampingVersionRequest
+    ) -> ws.SetWorkerDeploymentRampingVersionResponse: ...
+
+    async def list_worker_deployments(
+        self, request: ws.ListWorkerDeploymentsRequest
+    ) -> ws.ListWorkerDeploymentsResponse: ...
+
+    async def delete_worker_deployment_version(
+        self, request: ws.DeleteWorkerDeploymentVersionRequest
+    ) -> ws.DeleteWorkerDeploymentVersionResponse: ...
+
+    async def delete_worker_deployment(
+        self, request: ws.DeleteWorkerDeploymentRequest
+    ) -> ws.DeleteWorkerDeploymentResponse: ...
+
+    async def update_worker_deployment_version_metadata(
+        self, request: ws.UpdateWorkerDeploymentVersionMetadataRequest
+    ) -> ws.UpdateWorkerDeploymentVersionMetadataResponse: ...
+
+    async def set_worker_deployment_manager(
+        self, request: ws.SetWorkerDeploymentManagerRequest
+    ) -> ws.SetWorkerDeploymentManagerResponse: ...
+
     async def shutdown_worker(self, request: ws.ShutdownWorkerRequest) -> ws.ShutdownWorkerResponse: ...

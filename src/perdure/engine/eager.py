@@ -86,4 +86,4 @@ class Eager:
             event_id = scheduled_event_id_of(response.task_token)
             task = ActivityTask(slot.key, event_id, response.attempt)
             self._hand_out.release_activity(slot, task)
-            shard.offer_activities(slot, [event_id])
+            shard.offering.activities(slot, [event_id])

@@ -14,6 +14,7 @@ from perdure.api import messages as m
 from perdure.engine.batches import Batches
 from perdure.engine.clock import Clock, SystemClock, VirtualClock
 from perdure.engine.config import EngineConfig
+from perdure.engine.deployments import Deployments
 from perdure.engine.emptying import Emptying
 from perdure.engine.handout import HandOut
 from perdure.engine.history import ActivityItem, Item, Live
@@ -111,7 +112,10 @@ class Engine:
                 on_settled=self._settled,
             )
             for _, row in await self._store.load_namespaces():
-                shard.namespaces.load(row)
+                namespace = shard.namespaces.load(row).name
+                deployments = await self._store.load_meta(Deployments.row_name(namespace))
+                if deployments:
+                    shard.offering.deployments.load(namespace, deployments)
         except BaseException:
             await self._store.close()
             raise

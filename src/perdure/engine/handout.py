@@ -76,7 +76,7 @@ class HandOut:
         head: list[bytes] = []
         while True:
             slot = shard.cache.loaded.get(task.run_key) or await shard.cache.get(task.run_key)
-            if not shard.is_current(slot, task):
+            if not shard.offering.is_current(slot, task):
                 return None
             state = slot.run.state
             if sticky and state.sticky_queue != queue.name:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -145,6 +146,11 @@ class Outbox:
             cause = _ChildCause.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
             return _Outcome(failure_cause=cause)
         lineage = history.child_lineage(sender.run, message)
+        inherited = lineage.inherited_version
+        if inherited and not self._shard.offering.deployments.polls(
+            namespace.name, inherited, request.task_queue.name, m.TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
+        ):
+            lineage = replace(lineage, inherited_version="")
         try:
             if sender.run.state.bases:
                 await self._replace_child(sender, request)

@@ -26,8 +26,9 @@ from perdure.engine.cache import RunCache
 from perdure.engine.commit import CommitFuture, Committer, Group
 from perdure.engine.erasing import LAST_KEY, Erasing
 from perdure.engine.history import Lineage, NextRun, Transition
-from perdure.engine.matching.queue import ActivityTask, Matching, QueryTask, WorkflowTask
+from perdure.engine.matching.queue import Matching
 from perdure.engine.namespaces import Namespace, Namespaces
+from perdure.engine.offering import Offering
 from perdure.engine.outbox import Outbox
 from perdure.engine.recovery import Recovery
 from perdure.engine.rows import add_history, add_visibility
@@ -81,7 +82,8 @@ class Shard:
         self.config = config
         self.limits = config.limits
         self.namespaces = Namespaces()
-        self.matching = Matching(clock, self._sticky_expired, on_settled, config.max_queues)
+        self.offering = Offering(self)
+        self.matching = Matching(clock, self.offering.sticky_expired, on_settled, config.max_queues)
         self.cache = RunCache(
             store,
             limit_bytes=config.cache_bytes,
@@ -227,17 +229,17 @@ class Shard:
             if transition.next_run is not None:
                 self._start_next(slot, transition.next_run)
             if transition.workflow_task and offer:
-                self._offer(slot, transition.now_ms)
+                self.offering.workflow_task(slot, transition.now_ms)
             self.committer.touch()
         else:
             group = slot.group or group
             if transition.workflow_task and offer:
-                self._offer(slot, transition.now_ms)
+                self.offering.workflow_task(slot, transition.now_ms)
         if transition.updates is not None:
             self.updates.tell(slot, transition.updates)
             self.cache.cool(slot)
         if slot.queries:
-            self.settle_queries(slot)
+            self.offering.settle_queries(slot)
         return group
 
     def durable(self, slot: Slot) -> CommitFuture | None:
@@ -304,104 +306,15 @@ class Shard:
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
-    def offer_workflow_task(self, slot: Slot) -> None:
-        """Bring the run's workflow task to its queue, the sticky one while its worker is there."""
-        now_ms = self.clock.now_ms()
-        if history.workflow_task_ready(slot.run, now_ms):
-            self._offer(slot, now_ms)
-
-    def _offer(self, slot: Slot, now_ms: int) -> None:
-        run = slot.run
-        state = run.state
-        matching = self.matching
-        if state.sticky_queue:
-            queue = matching.workflow.get((state.namespace, state.sticky_queue))
-            if queue is not None and queue.is_alive(now_ms, self.config.sticky_alive_ms):
-                timeout_ms = state.sticky_timeout_ms or self.config.sticky_timeout_ms
-                task = WorkflowTask(slot.key, history.pending_task_id(run), now_ms + timeout_ms)
-                if queue.sole is not None and not queue.pollers:
-                    queue.added += 1
-                    queue.sole.offer(task)
-                else:
-                    queue.offer_sticky(task)
-                return
-            history.expire_sticky(run, now_ms=now_ms)
-        queue = matching.workflow_queue(state.namespace, state.task_queue)
-        task = WorkflowTask(slot.key, history.pending_task_id(run))
-        if state.priority:
-            queue.offer_ranked(task, history.rank_of(state.priority))
-        else:
-            queue.offer(task)
-
-    def offer_query(self, slot: Slot, task: QueryTask) -> None:
-        """Bring a direct query to the run's queue."""
-        state = slot.run.state
-        now_ms = self.clock.now_ms()
-        if state.sticky_queue and not task.expires_ms:
-            queue = self.matching.workflow.get((state.namespace, state.sticky_queue))
-            if queue is not None and queue.is_alive(now_ms, self.config.sticky_alive_ms):
-                timeout_ms = state.sticky_timeout_ms or self.config.sticky_timeout_ms
-                queue.offer_sticky(QueryTask(task.query, now_ms + timeout_ms))
-                return
-        self.matching.workflow_queue(state.namespace, state.task_queue).offer(QueryTask(task.query))
-
-    def settle_queries(self, slot: Slot) -> None:
-        """After a transition: send queries directly, or keep them for the next task."""
-        if slot.queries:
-            for query in slot.queries.settle(slot.run, slot.handout):
-                self.offer_query(slot, QueryTask(query))
-
-    def _sticky_expired(self, task: WorkflowTask | QueryTask) -> None:
-        """A task has waited too long for the worker that holds the run's cache."""
-        key = task.run_key if isinstance(task, WorkflowTask) else task.query.run_key
-        slot = self.cache.loaded.get(key)
-        if slot is None:
-            if isinstance(task, WorkflowTask):
-                self.spawn(self._expire_loaded(task))
-        elif isinstance(task, QueryTask):
-            if not task.query.done:
-                self.offer_query(slot, task)
-        elif self.is_current(slot, task):
-            self.apply(slot, history.expire_sticky(slot.run, now_ms=self.clock.now_ms()))
-
-    async def _expire_loaded(self, task: WorkflowTask) -> None:
-        if await self.recovery.load(task.run_key) is not None:
-            self._sticky_expired(task)
-
-    def is_current(self, slot: Slot, task: WorkflowTask) -> bool:
-        """Whether a backlog entry still stands."""
-        return history.pending_task_id(slot.run) == task.scheduled_event_id and history.workflow_task_ready(
-            slot.run, self.clock.now_ms()
-        )
-
-    def offer_activities(self, slot: Slot, event_ids: list[int]) -> None:
-        """Bring activities to their queues."""
-        state = slot.run.state
-        items = state.items
-        now_ms = self.clock.now_ms()
-        for event_id in event_ids:
-            item = items.get(event_id)
-            if isinstance(item, history.ActivityItem):
-                queue = self.matching.activity_queue(state.namespace, item.task_queue)
-                if queue.sole is not None and not queue.pollers and not queue.backlog:
-                    queue.added += 1
-                    queue.sole.offer_activity(slot, item, now_ms)
-                    continue
-                task = ActivityTask(slot.key, event_id, item.attempt)
-                if state.priority or item.priority:
-                    queue.offer_ranked(task, history.rank_of(state.priority + item.priority))
-                else:
-                    queue.offer(task)
-
     def revive(self, slot: Slot) -> None:
         """Bring everything the run has to hand out or deliver on its way."""
-        self.offer_workflow_task(slot)
+        self.offering.workflow_task_if_ready(slot)
         waiting = history.dispatchable_activities(slot.run, self.clock.now_ms())
         if waiting:
             if slot.group is not None:
                 slot.group.activities.append((slot, waiting))
             else:
-                self.offer_activities(slot, waiting)
+                self.offering.activities(slot, waiting)
         undelivered = list(slot.run.state.outbox)
         if undelivered:
             if slot.group is not None:
@@ -543,7 +456,7 @@ class Shard:
                 waiters.notify(slot.key, ended=ended)
         for slot, event_ids in group.activities:
             if not slot.gone:
-                self.offer_activities(slot, event_ids)
+                self.offering.activities(slot, event_ids)
         for slot, messages in group.messages:
             if not slot.gone:
                 self.outbox.add(slot, messages)

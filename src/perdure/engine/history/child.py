@@ -14,7 +14,7 @@ from collections.abc import Callable, Container
 from typing import Final
 
 from perdure.api import messages as m
-from perdure.engine.history import events_between, pending, workflow_task
+from perdure.engine.history import events_between, pending, versions, workflow_task
 from perdure.engine.history.events import DEFERRED
 from perdure.engine.history.events_between import ChildReference
 from perdure.engine.history.recording import arrival_id, arrive, send
@@ -44,6 +44,7 @@ def child_lineage(run: Run, message: OutMessage) -> Lineage:
         parent_initiated_event_id=message.event_id,
         root_workflow_id=state.root_workflow_id or state.workflow_id,
         root_run_id=state.root_run_id or state.run_id,
+        inherited_version=versions.pinned_version(state),
     )
 
 

@@ -19,7 +19,18 @@ from collections.abc import Callable, Container, Sequence
 
 from perdure.api import messages as m
 from perdure.api.durations import duration_ms, set_duration_ms
-from perdure.engine.history import child, cron, events, evolve, failures, pending, retrying, update, workflow_task
+from perdure.engine.history import (
+    child,
+    cron,
+    events,
+    evolve,
+    failures,
+    pending,
+    retrying,
+    update,
+    versions,
+    workflow_task,
+)
 from perdure.engine.history.evolve import STATUS_OF_CLOSING
 from perdure.engine.history.recording import append, send
 from perdure.engine.history.state import MessageKind, OutMessage, Run
@@ -196,6 +207,7 @@ def _lineage(
     backoff_ms: int,
     failure: m.Failure | None,
     last_result: m.Payloads | None,
+    upgrades: bool = False,
 ) -> Lineage:
     state = run.state
     return Lineage(
@@ -215,6 +227,7 @@ def _lineage(
         root_run_id=state.root_run_id,
         signal_request_ids=tuple(state.signal_request_ids),
         cancel_request_ids=tuple(state.cancel_request_ids),
+        inherited_version="" if upgrades else versions.inherited_version(state),
     )
 
 
@@ -303,6 +316,7 @@ def continue_as_new(
         backoff_ms=backoff_ms,
         failure=command.failure if command.HasField("failure") else None,
         last_result=last_result,
+        upgrades=command.initial_versioning_behavior != 0,
     )
     transition.next_run = NextRun(run_id=new_run_id, request=request, lineage=lineage)
     event = events.workflow_continued_as_new(run.state.next_event_id, transition.now_ms, attributes)

@@ -25,6 +25,7 @@ from perdure.engine.history import (
     reports,
     update,
     update_protocol,
+    versions,
     workflow_task,
 )
 from perdure.engine.history.evolve import STATUS_RUNNING
@@ -172,7 +173,9 @@ def _write_completed(transition: Transition, task: WorkflowTaskLive, manner: rep
     state.next_event_id = event_id + 1
     state.history_bytes += len(task.scheduled_frame) + len(task.started_frame) + len(completed)
     evolve.apply_task_completed(state, event_id, started_event_id)
-    state.worker = manner.worker
+    if manner.worker != state.worker:
+        state.worker = manner.worker
+        transition.visibility = transition.attributes = versions.is_versioned(manner.worker)
     state.sticky_queue = manner.sticky_queue
     state.sticky_timeout_ms = manner.sticky_timeout_ms
 

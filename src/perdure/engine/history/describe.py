@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from perdure.api import messages as m
 from perdure.api.durations import set_duration_ms, set_timestamp_ms
-from perdure.engine.history import retrying
-from perdure.engine.history.state import ActivityControl, ActivityItem, ChildItem, Run
+from perdure.engine.history import retrying, versions
+from perdure.engine.history.state import ActivityControl, ActivityItem, ChildItem, Run, RunState
 from perdure.engine.visibility.values import stored
 
 _STATE = m.PendingActivityState
@@ -57,17 +57,28 @@ def visibility_row(run: Run) -> VisibilityFields:
 
 def has_attributes(run: Run) -> bool:
     """Whether filters can ask for more of the run than its visibility row tells."""
-    return bool(run.state.search_attributes or run.state.parent_run_id)
+    state = run.state
+    return bool(
+        state.search_attributes or state.parent_run_id or (state.worker and versions.is_versioned(state.worker))
+    )
 
 
 def attribute_values(run: Run) -> tuple[tuple[str, int, int | str], ...]:
     """What filters can ask for besides: names, types and values."""
     state = run.state
     return stored(
-        m.SearchAttributes.FromString(state.search_attributes),
+        _search_attributes(state),
         m.WorkflowExecution(workflow_id=state.parent_workflow_id, run_id=state.parent_run_id),
         m.WorkflowExecution(workflow_id=state.root_workflow_id, run_id=state.root_run_id),
     )
+
+
+def _search_attributes(state: RunState) -> m.SearchAttributes:
+    """Its own, and those that tell its version."""
+    attributes = m.SearchAttributes.FromString(state.search_attributes)
+    if state.worker or state.versioning:
+        attributes.MergeFrom(versions.search_attributes(state))
+    return attributes
 
 
 def _has_further_info(run: Run) -> bool:
@@ -75,6 +86,7 @@ def _has_further_info(run: Run) -> bool:
     return bool(
         state.memo
         or state.search_attributes
+        or state.worker
         or state.priority
         or state.parent_run_id
         or state.root_run_id
@@ -90,8 +102,8 @@ def _further_info(run: Run) -> m.WorkflowExecutionInfo:
         info.first_run_id = state.first_run_id
     if state.memo:
         info.memo.MergeFromString(state.memo)
-    if state.search_attributes:
-        info.search_attributes.MergeFromString(state.search_attributes)
+    if state.search_attributes or state.worker:
+        info.search_attributes.MergeFrom(_search_attributes(state))
     if state.priority:
         info.priority.MergeFromString(state.priority)
     if state.parent_run_id:

@@ -16,7 +16,7 @@ from msgspec import structs
 
 from perdure.api import messages as m
 from perdure.api.durations import duration_ms, timestamp_ms
-from perdure.engine.history import retrying
+from perdure.engine.history import retrying, versions
 from perdure.engine.history.state import (
     ActivityItem,
     CancelItem,
@@ -87,6 +87,9 @@ def apply_workflow_started(state: RunState, at_ms: int, attributes: m.WorkflowEx
         state.priority = attributes.priority.SerializeToString()
     if attributes.HasField("versioning_override"):
         state.versioning = attributes.versioning_override.SerializeToString()
+    if attributes.HasField("inherited_pinned_version"):
+        version = attributes.inherited_pinned_version
+        state.inherited = versions.key_of(version.deployment_name, version.build_id)
     if attributes.HasField("parent_workflow_execution"):
         state.parent_namespace = attributes.parent_workflow_namespace
         state.parent_workflow_id = attributes.parent_workflow_execution.workflow_id

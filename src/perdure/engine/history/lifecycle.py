@@ -24,6 +24,7 @@ from perdure.engine.history import (
     options,
     priorities,
     retrying,
+    versions,
     workflow_task,
 )
 from perdure.engine.history.recording import append, append_frame, arrival_id, arrive
@@ -240,6 +241,8 @@ def _add_lineage(
         result = request.last_completion_result
     if result is not None:
         attributes.last_completion_result.CopyFrom(result)
+    if lineage.inherited_version:
+        attributes.inherited_pinned_version.CopyFrom(versions.message_of(lineage.inherited_version))
     if lineage.parent_run_id:
         attributes.parent_workflow_namespace = lineage.parent_namespace
         attributes.parent_workflow_execution.workflow_id = lineage.parent_workflow_id

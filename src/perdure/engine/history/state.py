@@ -335,6 +335,8 @@ class RunState(Struct, array_like=True):
     """Request ids of starts that found this run and left theirs, and the event that says so; 0 = it is buffered."""
     worker: bytes = b""
     """What the worker that completed the last workflow task said of its version: a serialized WorkflowExecutionInfo."""
+    inherited: str = ""
+    """The version of workers it is pinned to until its first workflow task is completed (see `versions`)."""
     state_transitions: int = 0
     """How often the run was written."""
     pause: Pause | None = None

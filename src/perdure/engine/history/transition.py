@@ -90,6 +90,8 @@ class Lineage:
     signal_request_ids: tuple[str, ...] = ()
     """Of signals that runs before this one have taken in."""
     cancel_request_ids: tuple[str, ...] = ()
+    inherited_version: str = ""
+    """The version of workers that the run before it, or its parent, is pinned to (see `versions`)."""
 
 
 NO_LINEAGE = Lineage()

@@ -222,6 +222,12 @@ class TaskQueue:
         if self.backlog and self._sticky_alarm is None and not isinstance(task, ActivityTask) and task.expires_ms:
             self._arm_sticky(task.expires_ms)
 
+    def clear(self) -> list[Task]:
+        """Take everything that waits, in order."""
+        tasks = list(self.backlog)
+        self.backlog = deque()
+        return tasks
+
     def take(self) -> Task | None:
         """The next task, if any may go, without waiting."""
         backlog = self.backlog

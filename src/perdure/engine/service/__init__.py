@@ -10,6 +10,7 @@ from __future__ import annotations
 from perdure.engine.service.activities import ActivityTopic
 from perdure.engine.service.activity_control import ActivityControlTopic
 from perdure.engine.service.batches import BatchTopic
+from perdure.engine.service.deployments import DeploymentTopic
 from perdure.engine.service.direct import DirectTopic
 from perdure.engine.service.histories import HistoryTopic
 from perdure.engine.service.namespaces import NamespaceTopic
@@ -37,6 +38,7 @@ class EngineService(
     WorkflowTaskTopic,
     ActivityTopic,
     ActivityControlTopic,
+    DeploymentTopic,
     TaskQueueTopic,
     WorkerTopic,
     DirectTopic,

@@ -18,6 +18,8 @@ from perdure.engine.tokens import ActivityToken, run_key_of, same, scheduled_eve
 
 __all__ = ["ActivityTopic"]
 
+_ACTIVITY = m.TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
+
 
 class ActivityTopic(ServiceTopic):
     """The activity half of a worker's calls."""
@@ -35,6 +37,8 @@ class ActivityTopic(ServiceTopic):
         if not name:
             raise invalid("the task queue has no name")
         worker_key = request.worker_instance_key
+        if not self.in_process and request.HasField("deployment_options"):
+            name = await self.queue_of_poll(request, _ACTIVITY)
         until_s = waited_s = 0.0
         while not (worker_key and self.matching.is_shut(worker_key)):
             # Looked up in each round: an idle queue may have been dropped while this poll was elsewhere.

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
+from perdure.engine.deployments import queue_of
 from perdure.engine.eager import Eager
 from perdure.engine.history import Transition
+from perdure.engine.history.versions import version_of_worker
 from perdure.engine.slot import Slot
 from perdure.engine.visibility.attributes import type_of
 
@@ -69,6 +71,33 @@ class ServiceTopic:
         await self.wait_durable(slot)
         if transition.error is not None:
             raise transition.error
+
+    async def queue_of_poll(
+        self, request: m.PollWorkflowTaskQueueRequest | m.PollActivityTaskQueueRequest, kind: m.TaskQueueType.ValueType
+    ) -> str:
+        """The queue in which a poll of a worker that tells its deployment waits; its version is entered if it is new.
+
+        Raises:
+            RpcError: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, the version can't be entered; UNAVAILABLE.
+        """
+        name = request.task_queue.name
+        options = request.deployment_options
+        version = version_of_worker(options)
+        if not version:
+            return name
+        deployments = self.shard.offering.deployments
+        if deployments.seen(request.namespace, options, name, kind, self.clock.now_ms()):
+            await self.write_deployments(request.namespace)
+        return queue_of(name, version)
+
+    async def write_deployments(self, namespace: str) -> None:
+        """Wait until the deployments of a namespace are durable as they are now."""
+        deployments = self.shard.offering.deployments
+        committer = self.shard.committer
+        group = committer.group
+        group.metas.append((deployments.row_name(namespace), deployments.row(namespace)))
+        committer.touch()
+        await group.durable()
 
     async def wait_durable(self, slot: Slot) -> None:
         """Until everything the run has decided so far is durable."""

@@ -55,7 +55,7 @@ class QueryTopic(ServiceTopic):
         queries.by_number[pending.number] = pending
         if is_direct(slot.run):
             pending.state = QueryState.DIRECT
-            self.shard.offer_query(slot, QueryTask(pending))
+            self.shard.offering.query(slot, QueryTask(pending))
         too_late = RpcError(
             StatusCode.DEADLINE_EXCEEDED,
             f"no worker answered the query within {self.config.query_timeout_s:g} s;"

@@ -16,7 +16,7 @@ __all__ = ["NOTES", "UNSERVED", "is_served", "refusal"]
 _ARCHIVAL = "archival is not supported; keep closed workflows longer with the namespace's retention period"
 _BUILD_IDS = "versioning by build id sets is not supported; use workflow.patched in the code"
 _CLUSTERS = "there is one cluster and no replication; run one server for all namespaces"
-_DEPLOYMENTS = "worker deployments are not supported; use workflow.patched in the code"
+_DEPLOYMENTS = "deployments come with the first poll of their workers; see DescribeWorkerDeployment"
 _NEXUS = "Nexus is not supported; start a child workflow or an activity"
 _QUEUES = "the server sets no rates for task queues; workers do, with max_task_queue_activities_per_second"
 _RULES = "workflow rules are not supported; act on workflows with batch operations"
@@ -49,21 +49,12 @@ UNSERVED: dict[str, str] = {
     "unpause_activity_execution": _STANDALONE,
     "reset_activity_execution": _STANDALONE,
     "describe_deployment": _DEPLOYMENTS,
-    "describe_worker_deployment_version": _DEPLOYMENTS,
-    "describe_worker_deployment": _DEPLOYMENTS,
     "list_deployments": _DEPLOYMENTS,
     "set_current_deployment": _DEPLOYMENTS,
-    "set_worker_deployment_current_version": _DEPLOYMENTS,
-    "set_worker_deployment_ramping_version": _DEPLOYMENTS,
     "create_worker_deployment": _DEPLOYMENTS,
-    "list_worker_deployments": _DEPLOYMENTS,
     "create_worker_deployment_version": _DEPLOYMENTS,
-    "delete_worker_deployment_version": _DEPLOYMENTS,
-    "delete_worker_deployment": _DEPLOYMENTS,
     "update_worker_deployment_version_compute_config": _DEPLOYMENTS,
     "validate_worker_deployment_version_compute_config": _DEPLOYMENTS,
-    "update_worker_deployment_version_metadata": _DEPLOYMENTS,
-    "set_worker_deployment_manager": _DEPLOYMENTS,
     "get_current_deployment": _DEPLOYMENTS,
     "get_deployment_reachability": _DEPLOYMENTS,
     "create_workflow_rule": _RULES,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from perdure.api import RpcError
 from perdure.api import messages as m
 from perdure.api.durations import set_duration_ms, set_timestamp_ms
+from perdure.engine.deployments import queue_of
 from perdure.engine.history import ActivityItem
 from perdure.engine.history.priorities import KEY_DEFAULT
 from perdure.engine.matching.queue import ActivityTask, Task, TaskQueue, WorkflowTask
 from perdure.engine.matching.ranks import RankedBacklog
+from perdure.engine.matching.throttle import Throttle
 from perdure.engine.service.base import ServiceTopic, invalid
+from perdure.engine.service.deployment_views import queue_versioning
 
 __all__ = ["TaskQueueTopic"]
 
@@ -44,16 +49,19 @@ class TaskQueueTopic(ServiceTopic):
         if request.api_mode == _ENHANCED:
             return await self._describe_enhanced(request)
         response = m.DescribeTaskQueueResponse()
-        queue = self._queue(request.namespace, name, request.task_queue_type or _WORKFLOW)
-        if queue is not None:
-            response.pollers.extend(self._pollers(queue))
+        kind = request.task_queue_type or _WORKFLOW
+        queues = self._queues(request.namespace, name, kind)
+        response.pollers.extend(self._pollers(queues))
         if request.report_stats:
-            await self._add_stats(queue, response.stats)
-            self._add_by_priority(queue, response)
+            response.stats.CopyFrom(await self.queue_stats(queues))
+            self._add_by_priority(queues, response)
+        deployment = self.shard.offering.deployments.routing_of(request.namespace, name, kind)
+        if deployment is not None:
+            response.versioning_info.CopyFrom(queue_versioning(deployment))
         if request.report_config:
             response.config.SetInParent()
         if request.report_stats or request.report_config:
-            throttle = queue.throttle if queue is not None else None
+            throttle = _throttle(queues)
             response.effective_rate_limit.requests_per_second = throttle.rate if throttle is not None else _RATE
             response.effective_rate_limit.rate_limit_source = (
                 m.RateLimitSource.RATE_LIMIT_SOURCE_WORKER
@@ -62,8 +70,9 @@ class TaskQueueTopic(ServiceTopic):
             )
         if request.include_task_queue_status:
             status = response.task_queue_status
-            status.backlog_count_hint = len(queue.backlog) if queue is not None else 0
-            status.rate_per_second = queue.throttle.rate if queue is not None and queue.throttle is not None else _RATE
+            status.backlog_count_hint = sum(len(queue.backlog) for queue in queues)
+            throttle = _throttle(queues)
+            status.rate_per_second = throttle.rate if throttle is not None else _RATE
         return response
 
     async def _describe_enhanced(self, request: m.DescribeTaskQueueRequest) -> m.DescribeTaskQueueResponse:
@@ -76,60 +85,67 @@ class TaskQueueTopic(ServiceTopic):
         info = response.versions_info[""]
         for kind in request.task_queue_types or (_WORKFLOW, _ACTIVITY):
             of_type = info.types_info[kind]
-            queue = self._queue(request.namespace, request.task_queue.name, kind)
-            if request.report_pollers and queue is not None:
-                of_type.pollers.extend(self._pollers(queue))
+            queues = self._queues(request.namespace, request.task_queue.name, kind)
+            if request.report_pollers:
+                of_type.pollers.extend(self._pollers(queues))
             if request.report_stats:
-                await self._add_stats(queue, of_type.stats)
+                of_type.stats.CopyFrom(await self.queue_stats(queues))
         if request.report_task_reachability:
             info.task_reachability = m.BuildIdTaskReachability.BUILD_ID_TASK_REACHABILITY_REACHABLE
         return response
 
-    def _queue(self, namespace: str, name: str, kind: int) -> TaskQueue | None:
-        """The queue, if anything is known of it: asking must not make one."""
-        if kind == _WORKFLOW:
-            return self.matching.workflow.get((namespace, name))
-        return self.matching.activity.get((namespace, name)) if kind == _ACTIVITY else None
+    def _queues(self, namespace: str, name: str, kind: int) -> list[TaskQueue]:
+        """What is known of a task queue, each version's part by itself: asking must not make one."""
+        if kind not in (_WORKFLOW, _ACTIVITY):
+            return []
+        known = self.matching.workflow if kind == _WORKFLOW else self.matching.activity
+        versions = self.shard.offering.deployments.versions_of(namespace, name, kind)
+        found = (known.get((namespace, queue_of(name, version))) for version in ("", *versions))
+        return [queue for queue in found if queue is not None]
 
-    def _pollers(self, queue: TaskQueue) -> list[m.PollerInfo]:
+    def _pollers(self, queues: list[TaskQueue]) -> list[m.PollerInfo]:
         """Who has polled of late."""
         pollers: list[m.PollerInfo] = []
         now_ms = self.clock.now_ms()
-        for standing in queue.standing:
-            queue.watch.seen[standing.identity] = now_ms
-        for identity, at_ms in queue.watch.pollers(now_ms):
-            poller = m.PollerInfo(identity=identity)
-            set_timestamp_ms(poller.last_access_time, at_ms)
-            poller.rate_per_second = queue.throttle.rate if queue.throttle is not None else _RATE
-            versions = queue.watch.versions.get(identity)
-            if versions is not None:
-                poller.worker_version_capabilities.CopyFrom(versions.capabilities)
-                poller.deployment_options.CopyFrom(versions.deployment)
-            pollers.append(poller)
+        for queue in queues:
+            for standing in queue.standing:
+                queue.watch.seen[standing.identity] = now_ms
+            for identity, at_ms in queue.watch.pollers(now_ms):
+                poller = m.PollerInfo(identity=identity)
+                set_timestamp_ms(poller.last_access_time, at_ms)
+                poller.rate_per_second = queue.throttle.rate if queue.throttle is not None else _RATE
+                versions = queue.watch.versions.get(identity)
+                if versions is not None:
+                    poller.worker_version_capabilities.CopyFrom(versions.capabilities)
+                    poller.deployment_options.CopyFrom(versions.deployment)
+                pollers.append(poller)
         return pollers
 
-    async def _add_stats(self, queue: TaskQueue | None, stats: m.TaskQueueStats) -> None:
-        stats.SetInParent()
-        stats.approximate_backlog_age.SetInParent()
-        if queue is None:
-            return
+    async def queue_stats(self, queues: list[TaskQueue]) -> m.TaskQueueStats:
+        """Backlog and rates of queues together."""
+        stats = m.TaskQueueStats()
         now_ms = self.clock.now_ms()
-        waiting = len(queue.backlog)
-        rates = queue.watch.rates(now_ms, queue.added, waiting)
-        stats.approximate_backlog_count = waiting
-        stats.tasks_add_rate = rates.add
-        stats.tasks_dispatch_rate = rates.dispatch
-        throttle = queue.throttle
-        stats.rate_limiting_active = (
-            throttle is not None and self.clock.monotonic_s() - throttle.limited_at_s <= _LIMITED_S
-        )
-        set_duration_ms(stats.approximate_backlog_age, await self._age_ms(queue, now_ms))
+        age_ms = 0
+        for queue in queues:
+            waiting = len(queue.backlog)
+            rates = queue.watch.rates(now_ms, queue.added, waiting)
+            stats.approximate_backlog_count += waiting
+            stats.tasks_add_rate += rates.add
+            stats.tasks_dispatch_rate += rates.dispatch
+            throttle = queue.throttle
+            if throttle is not None and self.clock.monotonic_s() - throttle.limited_at_s <= _LIMITED_S:
+                stats.rate_limiting_active = True
+            age_ms = max(age_ms, await self._age_ms(queue, now_ms))
+        stats.approximate_backlog_age.SetInParent()
+        set_duration_ms(stats.approximate_backlog_age, age_ms)
+        return stats
 
-    def _add_by_priority(self, queue: TaskQueue | None, response: m.DescribeTaskQueueResponse) -> None:
-        if queue is None or not queue.backlog:
-            return
-        backlog = queue.backlog
-        counts = backlog.counts() if isinstance(backlog, RankedBacklog) else {KEY_DEFAULT: len(backlog)}
+    def _add_by_priority(self, queues: list[TaskQueue], response: m.DescribeTaskQueueResponse) -> None:
+        counts: Counter[int] = Counter()
+        for queue in queues:
+            backlog = queue.backlog
+            if backlog:
+                counts.update(backlog.counts() if isinstance(backlog, RankedBacklog) else {KEY_DEFAULT: len(backlog)})
         for key, count in counts.items():
             stats = response.stats_by_priority_key[key]
             stats.approximate_backlog_count = count
@@ -178,3 +194,8 @@ class TaskQueueTopic(ServiceTopic):
         response.activity_task_queue_partitions.add(key=name, owner_host_name=_HOST)
         response.workflow_task_queue_partitions.add(key=name, owner_host_name=_HOST)
         return response
+
+
+def _throttle(queues: list[TaskQueue]) -> Throttle | None:
+    """How fast tasks may go, if their workers have said so."""
+    return next((queue.throttle for queue in queues if queue.throttle is not None), None)

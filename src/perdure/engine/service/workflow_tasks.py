@@ -19,6 +19,7 @@ from perdure.engine.tokens import run_key_of, same
 __all__ = ["WorkflowTaskTopic"]
 
 _STICKY = m.TaskQueueKind.TASK_QUEUE_KIND_STICKY
+_WORKFLOW = m.TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
 
 
 class WorkflowTaskTopic(ServiceTopic):
@@ -41,6 +42,8 @@ class WorkflowTaskTopic(ServiceTopic):
         sticky = task_queue.kind == _STICKY
         identity = request.identity
         worker_key = request.worker_instance_key
+        if not self.in_process and not sticky and request.HasField("deployment_options"):
+            name = await self.queue_of_poll(request, _WORKFLOW)
         until_s = waited_s = 0.0
         while not (worker_key and self.matching.is_shut(worker_key)):
             # Looked up in each round: an idle queue may have been dropped while this poll was elsewhere.
