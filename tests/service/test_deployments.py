@@ -374,3 +374,103 @@ async def test_a_task_queue_tells_its_versions(far: Driver) -> None:
     assert described.versioning_info.current_deployment_version.build_id == "1"
     assert described.stats.approximate_backlog_count == 1
     assert [poller.deployment_options.build_id for poller in described.pollers] == ["1"]
+
+
+def pin_to(build: str) -> m.VersioningOverride:
+    override = m.VersioningOverride()
+    override.pinned.behavior = m.VersioningOverride.PinnedOverrideBehavior.PINNED_OVERRIDE_BEHAVIOR_PINNED
+    override.pinned.version.CopyFrom(m.WorkerDeploymentVersion(deployment_name="shop", build_id=build))
+    return override
+
+
+async def test_an_override_moves_a_task_that_waits(far: Driver) -> None:
+    await poll(far, "1")
+    await poll(far, "2")
+    await set_current(far, "1")
+    await far.start()
+    request = m.UpdateWorkflowExecutionOptionsRequest(namespace="default")
+    request.workflow_execution.workflow_id = "wf"
+    request.workflow_execution_options.versioning_override.CopyFrom(pin_to("2"))
+    request.update_mask.paths.append("versioning_override")
+    await far.service.update_workflow_execution_options(request)
+    info = (await far.describe()).workflow_execution_info
+    assert text_of_attribute(info, "TemporalWorkerDeploymentVersion") == '"shop:2"'
+    assert not (await poll(far, "1")).task_token
+    assert (await poll(far, "2")).task_token
+
+
+async def test_tasks_follow_when_a_chosen_version_begins_to_look_for_them(far: Driver) -> None:
+    await poll(far, "1")
+    await set_current(far, "1")
+    await far.start()
+    await complete(far, await poll(far, "1"), "1", schedule_activity("a"))
+    assert (await poll_activity(far, "1")).activity_id == "a"
+
+
+async def test_what_a_retry_and_the_next_cron_run_inherit(far: Driver) -> None:
+    await poll(far, "1")
+    await poll(far, "2")
+    await set_current(far, "1")
+    await far.start("cron", cron_schedule="* * * * *")
+    far.clock.advance_by(60_000)
+    await far.rest()
+    await complete(far, await poll(far, "1"), "1", complete_workflow())
+    await set_current(far, "2")
+    far.clock.advance_by(60_000)
+    await far.rest()
+    assert (await poll(far, "2")).workflow_execution.workflow_id == "cron", "a pin ends with its run"
+    await far.start("kept", cron_schedule="* * * * *", versioning_override=pin_to("1"))
+    far.clock.advance_by(60_000)
+    await far.rest()
+    await complete(far, await poll(far, "1"), "1", complete_workflow())
+    far.clock.advance_by(60_000)
+    await far.rest()
+    assert (await poll(far, "1")).workflow_execution.workflow_id == "kept", "an override doesn't"
+
+
+async def test_a_successor_may_ask_for_the_ramping_version(far: Driver) -> None:
+    await poll(far, "1")
+    await poll(far, "2")
+    await set_current(far, "1")
+    await far.start()
+    task = await poll(far, "1")
+    started = task.history.events[-1].workflow_task_started_event_attributes
+    assert not started.target_worker_deployment_version_changed
+    await complete(far, task, "1", start_timer("t", 3600))
+    await ramp(far, "2", 0.001)
+    await set_current(far, "")
+    await far.signal()
+    command = continue_as_new()
+    command.continue_as_new_workflow_execution_command_attributes.initial_versioning_behavior = (
+        m.ContinueAsNewVersioningBehavior.CONTINUE_AS_NEW_VERSIONING_BEHAVIOR_USE_RAMPING_VERSION
+    )
+    await complete(far, await poll(far, "1"), "1", command)
+    assert (await poll(far, "2")).task_token
+
+
+async def test_eager_starts_are_for_the_version_that_gets_the_traffic(far: Driver) -> None:
+    await poll(far, "1")
+    await poll(far, "2")
+    await set_current(far, "1")
+    for build, is_eager in (("1", True), ("2", False)):
+        request = far.start_request(f"by{build}", request_eager_execution=True)
+        request.eager_worker_deployment_options.CopyFrom(options(build))
+        response = await far.service.start_workflow_execution(request)
+        assert bool(response.eager_workflow_task.task_token) is is_eager
+    assert (await poll(far, "1")).workflow_execution.workflow_id == "by2"
+
+
+async def test_deployments_go_with_their_namespace(far: Driver) -> None:
+    request = m.RegisterNamespaceRequest(namespace="default2")
+    request.workflow_execution_retention_period.FromSeconds(86400)
+    listing = m.ListWorkerDeploymentsRequest(namespace="default2")
+    for _ in range(2):
+        await far.service.register_namespace(request)
+        assert not (await far.service.list_worker_deployments(listing)).worker_deployments
+        asked = far.poll_request()
+        asked.namespace = "default2"
+        asked.deployment_options.CopyFrom(options("1"))
+        await far._soon(far.service.poll_workflow_task_queue(asked), m.PollWorkflowTaskQueueResponse())
+        assert len((await far.service.list_worker_deployments(listing)).worker_deployments) == 1
+        await far.service.delete_namespace(m.DeleteNamespaceRequest(namespace="default2"))
+        await far.rest()

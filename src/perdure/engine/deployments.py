@@ -107,11 +107,14 @@ class Deployments:
 
     def restore(self, namespace: str, row: bytes) -> None:
         """Go back to what a row says: a change could not be written."""
-        for (of_namespace, _, _), names in self._by_queue.items():
-            if of_namespace == namespace:
-                names.clear()
-        self._by_namespace.pop(namespace, None)
+        self.drop(namespace)
         self.load(namespace, row)
+
+    def drop(self, namespace: str) -> None:
+        """A namespace goes."""
+        for key in [key for key in self._by_queue if key[0] == namespace]:
+            del self._by_queue[key]
+        self._by_namespace.pop(namespace, None)
 
     def row(self, namespace: str) -> bytes:
         """A namespace's deployments as a row."""
@@ -184,6 +187,14 @@ class Deployments:
             build_id = deployment.ramping
         version = deployment.versions.get(build_id)
         return key_of(deployment.name, build_id) if version is not None and (queue, kind) in version.queues else ""
+
+    def ramping(self, namespace: str, queue: str, kind: int) -> str:
+        """The version that gets a share of a task queue's traffic; empty if none does."""
+        deployment = self.routing_of(namespace, queue, kind)
+        if deployment is None or not deployment.is_ramping:
+            return ""
+        version = key_of(deployment.name, deployment.ramping)
+        return version if self.polls(namespace, version, queue, kind) else ""
 
     # -- changing --------------------------------------------------------------------------------------------------
 

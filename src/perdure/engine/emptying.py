@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from perdure.api import RpcError, StatusCode
 from perdure.engine.commit import CommitFuture
+from perdure.engine.deployments import Deployments
 from perdure.engine.reads import read
 from perdure.engine.visibility.expressions import VisibilityQuery
 
@@ -92,7 +93,9 @@ class Emptying:
                 assert durable is not None, "taken out above"
                 await durable
             await shard.erasing.wait_gone(keys)
+        shard.offering.deployments.drop(name)
         group = shard.committer.group
+        group.metas.append((Deployments.row_name(name), b""))
         group.namespaces.append((name, None))
         shard.committer.touch()
         await group.durable()

@@ -57,6 +57,7 @@ class HandOut:
             or (sticky and state.sticky_queue != queue.name)
             or first_id < state.next_event_id - len(slot.run.live.frames)
             or not history.workflow_task_ready(slot.run, now_ms)
+            or (shard.offering.deployments.in_use and not shard.offering.stands(state, queue, sticky=sticky))
         ):
             return None
         return self.start(slot, sticky=sticky, identity=identity, now_ms=now_ms)
@@ -83,6 +84,8 @@ class HandOut:
                 if state.task_queue != queue.name:
                     return None
                 sticky = False  # The poll took its queue for a sticky one; the entry is the task's only one.
+            if shard.offering.deployments.in_use and not shard.offering.stands(state, queue, sticky=sticky):
+                return None
             if durable_only and slot.group is not None:
                 await slot.group.durable()
                 continue
@@ -116,6 +119,9 @@ class HandOut:
         state = run.state
         first_id = state.last_task_started_event_id + 1 if sticky else 1
         task = self.start_task(slot, sticky=sticky, identity=identity, now_ms=now_ms)
+        offering = self._shard.offering
+        if offering.deployments.in_use and offering.target_has_changed(state):
+            history.tell_target_changed(run)
         handout = slot.handout
         token = slot.token = self._tokens.workflow_task(state.namespace, slot.key, handout)
         frames = self._frames(run, first_id, head or [])

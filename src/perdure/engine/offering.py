@@ -8,14 +8,16 @@ version is to go on with the run.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from perdure.api import messages as m
 from perdure.engine import history
 from perdure.engine.deployments import Deployments, queue_of
-from perdure.engine.history import RunState
-from perdure.engine.history.versions import last_version, pinned_version
+from perdure.engine.history import Lineage, RunState
+from perdure.engine.history.versions import last_version, pin_of, pinned_version
 from perdure.engine.matching.queue import ActivityTask, QueryTask, Task, TaskQueue, WorkflowTask
 from perdure.engine.slot import Slot
 
@@ -26,6 +28,8 @@ __all__ = ["Offering"]
 
 _WORKFLOW = m.TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
 _ACTIVITY = m.TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
+_TURN = 100
+"""Tasks routed anew before others get their turn."""
 
 
 class Offering:
@@ -67,6 +71,42 @@ class Offering:
         if not version or not deployments.polls(state.namespace, version, task_queue, _ACTIVITY):
             version = deployments.route(state.namespace, task_queue, _ACTIVITY, state.workflow_id)
         return queue_of(task_queue, version)
+
+    def stands(self, state: RunState, queue: TaskQueue, *, sticky: bool) -> bool:
+        """Whether the run's workflow task still belongs where it was found."""
+        version = self.version_for(state)
+        return last_version(state) == version if sticky else queue.name == queue_of(state.task_queue, version)
+
+    def target_has_changed(self, state: RunState) -> bool:
+        """Whether the run is pinned to other workers than those that get the traffic."""
+        pinned = pinned_version(state)
+        if not pinned:
+            return False
+        target = self.deployments.route(state.namespace, state.task_queue, _WORKFLOW, state.workflow_id)
+        return target not in ("", pinned)
+
+    def starts_at(self, request: m.StartWorkflowExecutionRequest, version: str) -> bool:
+        """Whether workers of a version would get the first workflow task of a start."""
+        if not self.deployments.in_use:
+            return not version
+        name = request.task_queue.name
+        routed = self.deployments.route(request.namespace, name, _WORKFLOW, request.workflow_id)
+        return (pin_of(request.versioning_override) or routed) == version
+
+    def inherit(self, request: m.StartWorkflowExecutionRequest, lineage: Lineage) -> Lineage:
+        """What a run really inherits: a version that looks for its tasks. Takes out an override to another."""
+        deployments = self.deployments
+        namespace = request.namespace
+        queue = request.task_queue.name
+        if request.HasField("versioning_override"):
+            if not deployments.polls(namespace, pin_of(request.versioning_override), queue, _WORKFLOW):
+                request.ClearField("versioning_override")
+        inherited = lineage.inherited_version
+        if lineage.prefers_ramping:
+            return replace(lineage, inherited_version=deployments.ramping(namespace, queue, _WORKFLOW))
+        if inherited and not deployments.polls(namespace, inherited, queue, _WORKFLOW):
+            return replace(lineage, inherited_version="")
+        return lineage
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
@@ -179,7 +219,9 @@ class Offering:
 
     async def _reroute(self, tasks: list[Task]) -> None:
         shard = self._shard
-        for task in tasks:
+        for number, task in enumerate(tasks, 1):
+            if number % _TURN == 0:
+                await asyncio.sleep(0)
             key = task.query.run_key if isinstance(task, QueryTask) else task.run_key
             slot = await shard.recovery.load(key)
             if slot is None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +25,7 @@ from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.engine import history
 from perdure.engine.history import MessageKind, OutMessage
+from perdure.engine.history.versions import inherited_override
 from perdure.engine.slot import Slot
 from perdure.engine.starts import start_workflow
 
@@ -146,11 +146,11 @@ class Outbox:
             cause = _ChildCause.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
             return _Outcome(failure_cause=cause)
         lineage = history.child_lineage(sender.run, message)
-        inherited = lineage.inherited_version
-        if inherited and not self._shard.offering.deployments.polls(
-            namespace.name, inherited, request.task_queue.name, m.TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
-        ):
-            lineage = replace(lineage, inherited_version="")
+        override = inherited_override(sender.run.state)
+        if override:
+            request.versioning_override.MergeFromString(override)
+        if override or lineage.inherited_version:
+            lineage = self._shard.offering.inherit(request, lineage)
         try:
             if sender.run.state.bases:
                 await self._replace_child(sender, request)

@@ -285,7 +285,10 @@ class Shard:
 
     def _start_next(self, slot: Slot, following: NextRun) -> None:
         namespace = self.namespaces.of_run(slot.run.state)
-        self.create(namespace, following.request, lineage=following.lineage, run_id=following.run_id)
+        lineage = following.lineage
+        if self.offering.deployments.in_use:
+            lineage = self.offering.inherit(following.request, lineage)
+        self.create(namespace, following.request, lineage=lineage, run_id=following.run_id)
 
     def number(self) -> int:
         """A fresh number for a hand-out or a query."""

@@ -103,6 +103,7 @@ from perdure.engine.history.workflow_task import (
     flush_buffered,
     is_failing,
     task_frames,
+    tell_target_changed,
 )
 from perdure.engine.history.workflow_task import fail as fail_workflow_task
 from perdure.engine.history.workflow_task import pending_id as pending_task_id
@@ -211,6 +212,7 @@ __all__ = [
     "task_frames",
     "terminate",
     "terminate_for_reset",
+    "tell_target_changed",
     "told_of_activity",
     "unpause_activities",
     "unpause_run",

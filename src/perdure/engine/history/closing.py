@@ -40,6 +40,7 @@ _IN_PROGRESS = m.RetryState.RETRY_STATE_IN_PROGRESS
 _TIMEOUT = m.RetryState.RETRY_STATE_TIMEOUT
 _BY_RETRY = m.ContinueAsNewInitiator.CONTINUE_AS_NEW_INITIATOR_RETRY
 _BY_CRON = m.ContinueAsNewInitiator.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE
+_USES_RAMPING = m.ContinueAsNewVersioningBehavior.CONTINUE_AS_NEW_VERSIONING_BEHAVIOR_USE_RAMPING_VERSION
 _BY_WORKFLOW = m.ContinueAsNewInitiator.CONTINUE_AS_NEW_INITIATOR_WORKFLOW
 
 
@@ -207,7 +208,8 @@ def _lineage(
     backoff_ms: int,
     failure: m.Failure | None,
     last_result: m.Payloads | None,
-    upgrades: bool = False,
+    inherited_version: str = "",
+    prefers_ramping: bool = False,
 ) -> Lineage:
     state = run.state
     return Lineage(
@@ -227,7 +229,8 @@ def _lineage(
         root_run_id=state.root_run_id,
         signal_request_ids=tuple(state.signal_request_ids),
         cancel_request_ids=tuple(state.cancel_request_ids),
-        inherited_version="" if upgrades else versions.inherited_version(state),
+        inherited_version=inherited_version,
+        prefers_ramping=prefers_ramping,
     )
 
 
@@ -259,10 +262,11 @@ def _same_again(
         request.retry_policy.CopyFrom(started.retry_policy)
     if failure is not None and started.HasField("last_completion_result"):
         result = started.last_completion_result
-    for name in ("input", "header", "memo", "search_attributes", "priority", "versioning_override"):
+    for name in ("input", "header", "memo", "search_attributes", "priority"):
         if started.HasField(name):
             getattr(request, name).CopyFrom(getattr(started, name))
-    _carry_user_metadata(run, request)
+    _carry_over(run, request)
+    inherits = initiator == _BY_RETRY and run.state.inherited
     lineage = _lineage(
         run,
         initiator=initiator,
@@ -270,11 +274,15 @@ def _same_again(
         backoff_ms=delay_ms,
         failure=failure,
         last_result=result,
+        inherited_version=versions.inherited_version(run.state) if inherits else "",
     )
     return NextRun(run_id=new_run_id, request=request, lineage=lineage)
 
 
-def _carry_user_metadata(run: Run, request: m.StartWorkflowExecutionRequest) -> None:
+def _carry_over(run: Run, request: m.StartWorkflowExecutionRequest) -> None:
+    override = versions.inherited_override(run.state)
+    if override:
+        request.versioning_override.MergeFromString(override)
     if run.state.user_metadata:
         request.user_metadata.MergeFromString(run.state.user_metadata)
 
@@ -316,7 +324,8 @@ def continue_as_new(
         backoff_ms=backoff_ms,
         failure=command.failure if command.HasField("failure") else None,
         last_result=last_result,
-        upgrades=command.initial_versioning_behavior != 0,
+        inherited_version="" if command.initial_versioning_behavior else versions.inherited_version(run.state),
+        prefers_ramping=command.initial_versioning_behavior == _USES_RAMPING,
     )
     transition.next_run = NextRun(run_id=new_run_id, request=request, lineage=lineage)
     event = events.workflow_continued_as_new(run.state.next_event_id, transition.now_ms, attributes)
@@ -354,7 +363,5 @@ def continued_request(
         request.retry_policy.CopyFrom(started.retry_policy)
     if state.priority:
         request.priority.MergeFromString(state.priority)
-    if state.versioning:
-        request.versioning_override.MergeFromString(state.versioning)
-    _carry_user_metadata(run, request)
+    _carry_over(run, request)
     return request

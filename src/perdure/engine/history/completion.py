@@ -174,8 +174,9 @@ def _write_completed(transition: Transition, task: WorkflowTaskLive, manner: rep
     state.history_bytes += len(task.scheduled_frame) + len(task.started_frame) + len(completed)
     evolve.apply_task_completed(state, event_id, started_event_id)
     if manner.worker != state.worker:
+        if versions.is_versioned(manner.worker) or versions.is_versioned(state.worker):
+            transition.visibility = transition.attributes = True
         state.worker = manner.worker
-        transition.visibility = transition.attributes = versions.is_versioned(manner.worker)
     state.sticky_queue = manner.sticky_queue
     state.sticky_timeout_ms = manner.sticky_timeout_ms
 

@@ -59,7 +59,11 @@ def has_attributes(run: Run) -> bool:
     """Whether filters can ask for more of the run than its visibility row tells."""
     state = run.state
     return bool(
-        state.search_attributes or state.parent_run_id or (state.worker and versions.is_versioned(state.worker))
+        state.search_attributes
+        or state.parent_run_id
+        or state.versioning
+        or state.inherited
+        or (state.worker and versions.is_versioned(state.worker))
     )
 
 
@@ -76,7 +80,7 @@ def attribute_values(run: Run) -> tuple[tuple[str, int, int | str], ...]:
 def _search_attributes(state: RunState) -> m.SearchAttributes:
     """Its own, and those that tell its version."""
     attributes = m.SearchAttributes.FromString(state.search_attributes)
-    if state.worker or state.versioning:
+    if state.worker or state.versioning or state.inherited:
         attributes.MergeFrom(versions.search_attributes(state))
     return attributes
 
@@ -87,6 +91,8 @@ def _has_further_info(run: Run) -> bool:
         state.memo
         or state.search_attributes
         or state.worker
+        or state.versioning
+        or state.inherited
         or state.priority
         or state.parent_run_id
         or state.root_run_id
@@ -102,8 +108,9 @@ def _further_info(run: Run) -> m.WorkflowExecutionInfo:
         info.first_run_id = state.first_run_id
     if state.memo:
         info.memo.MergeFromString(state.memo)
-    if state.search_attributes or state.worker:
-        info.search_attributes.MergeFrom(_search_attributes(state))
+    attributes = _search_attributes(state)
+    if attributes.indexed_fields:
+        info.search_attributes.CopyFrom(attributes)
     if state.priority:
         info.priority.MergeFromString(state.priority)
     if state.parent_run_id:

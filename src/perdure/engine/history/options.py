@@ -13,7 +13,7 @@ from typing import Final
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
-from perdure.engine.history import events, evolve, priorities
+from perdure.engine.history import events, evolve, priorities, workflow_task
 from perdure.engine.history.recording import arrival_id, arrive
 from perdure.engine.history.state import Run, RunState
 from perdure.engine.history.transition import Limits, Transition
@@ -93,6 +93,8 @@ def write_options(
             attributes.versioning_override.CopyFrom(after.versioning_override)
         else:
             attributes.unset_versioning_override = True
+        transition.visibility = transition.attributes = True
+        transition.workflow_task = workflow_task.ready(run, transition.now_ms)  # Others may have to go on with it.
     if after.priority != before.priority:
         attributes.priority.CopyFrom(after.priority)
         transition.visibility = True

@@ -92,6 +92,8 @@ class Lineage:
     cancel_request_ids: tuple[str, ...] = ()
     inherited_version: str = ""
     """The version of workers that the run before it, or its parent, is pinned to (see `versions`)."""
+    prefers_ramping: bool = False
+    """It is to go to the version that gets a share of the traffic, if there is one."""
 
 
 NO_LINEAGE = Lineage()

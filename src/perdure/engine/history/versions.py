@@ -19,10 +19,11 @@ SEPARATOR: Final = "\0"
 _KEPT: Final = 1024
 
 _PINNED = m.VersioningBehavior.VERSIONING_BEHAVIOR_PINNED
+_AUTO_UPGRADE = m.VersioningBehavior.VERSIONING_BEHAVIOR_AUTO_UPGRADE
 _VERSIONED = m.WorkerVersioningMode.WORKER_VERSIONING_MODE_VERSIONED
 _BEHAVIORS: Final[dict[int, str]] = {
     _PINNED: "Pinned",
-    m.VersioningBehavior.VERSIONING_BEHAVIOR_AUTO_UPGRADE: "AutoUpgrade",
+    _AUTO_UPGRADE: "AutoUpgrade",
 }
 
 
@@ -80,6 +81,11 @@ def is_versioned(worker: bytes) -> bool:
     return _worker(worker)[0] != ""
 
 
+def pin_of(override: m.VersioningOverride) -> str:
+    """The version an override pins a run to; empty if it lets the run move on with the traffic."""
+    return _override(override.SerializeToString()).version
+
+
 def pinned_version(state: RunState) -> str:
     """The version the run is pinned to; empty if it moves on with the traffic of its task queue."""
     if state.versioning:
@@ -95,8 +101,13 @@ def last_version(state: RunState) -> str:
     return _worker(state.worker)[0]
 
 
+def inherited_override(state: RunState) -> bytes:
+    """The override that a run's successors and children inherit; empty unless it pins."""
+    return state.versioning if state.versioning and _override(state.versioning).version else b""
+
+
 def inherited_version(state: RunState) -> str:
-    """The version that a run's successors and children inherit; an override is not a worker's doing."""
+    """The version that a run's successors inherit; an override goes to them apart from it."""
     if state.last_task_completed_event_id:
         version, behavior = _worker(state.worker)
         return version if behavior == _PINNED else ""
@@ -108,13 +119,17 @@ def search_attributes(state: RunState) -> m.SearchAttributes:
     attributes = m.SearchAttributes()
     version, behavior = _worker(state.worker)
     pinned = pinned_version(state)
+    if pinned:
+        behavior = _PINNED
+    elif state.versioning:
+        behavior = _AUTO_UPGRADE
     deployment, _, build_id = (pinned or version).partition(SEPARATOR)
     if not deployment:
         return attributes
     said = {
         "TemporalWorkerDeployment": deployment,
         "TemporalWorkerDeploymentVersion": f"{deployment}:{build_id}",
-        "TemporalWorkflowVersioningBehavior": _BEHAVIORS.get(_PINNED if pinned else behavior, ""),
+        "TemporalWorkflowVersioningBehavior": _BEHAVIORS.get(behavior, ""),
     }
     for name, value in said.items():
         if value:

@@ -22,6 +22,7 @@ from typing import Final
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
+from perdure.api.framing import frame
 from perdure.engine.history import events, evolve, failures, frames, update
 from perdure.engine.history.recording import append, append_frame, flush
 from perdure.engine.history.state import Run, WorkflowTaskLive
@@ -136,6 +137,15 @@ def start(
         bool(suggest),
     )
     return task
+
+
+def tell_target_changed(run: Run) -> None:
+    """Say in the held task that the traffic goes to other workers than those the run is pinned to."""
+    task = run.live.task
+    assert task is not None, "a task is held"
+    started = m.History.FromString(task.started_frame).events[0]
+    started.workflow_task_started_event_attributes.target_worker_deployment_version_changed = True
+    task.started_frame = frame(started)
 
 
 def release(run: Run, *, now_ms: int) -> Transition:

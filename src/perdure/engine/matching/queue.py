@@ -431,7 +431,7 @@ class Matching:
             for (of_namespace, name), task_queue in list(queues.items()):
                 if of_namespace != namespace:
                     continue
-                mine = bool(identity) and name == queue
+                mine = bool(identity) and name.partition("\0")[0] == queue
                 task_queue.dismiss(
                     lambda poller, mine=mine: (
                         poller.worker_key == worker_key if worker_key else mine and poller.identity == identity

@@ -88,6 +88,7 @@ class ServiceTopic:
         deployments = self.shard.offering.deployments
         if deployments.seen(request.namespace, options, name, kind, self.clock.now_ms()):
             await self.write_deployments(request.namespace)
+            self.shard.offering.reroute(request.namespace, ((name, kind),))
         return queue_of(name, version)
 
     async def write_deployments(self, namespace: str) -> None:

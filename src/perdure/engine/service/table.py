@@ -95,7 +95,7 @@ UNSERVED: dict[str, str] = {
 
 NOTES: dict[str, str] = {
     "get_cluster_info": "one cluster, one shard",
-    "update_workflow_execution_options": "no time skipping; versioning overrides are recorded and route no tasks",
+    "update_workflow_execution_options": "no time skipping; no versioning override for one task",
 }
 """Where a served method does less than its definition allows for, or otherwise; printed beside it."""
 

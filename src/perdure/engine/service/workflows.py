@@ -7,6 +7,7 @@ import asyncio
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.engine import history
+from perdure.engine.history.versions import version_of_worker
 from perdure.engine.service.base import ServiceTopic, invalid
 from perdure.engine.slot import Slot
 from perdure.engine.starts import Started, start_workflow
@@ -30,7 +31,9 @@ class WorkflowTopic(ServiceTopic):
     ) -> m.StartWorkflowExecutionResponse:
         """Raises RpcError NOT_FOUND (namespace), ALREADY_EXISTS, INVALID_ARGUMENT."""
         self.check(request.namespace)
-        wants_task = request.request_eager_execution
+        wants_task = request.request_eager_execution and self.shard.offering.starts_at(
+            request, version_of_worker(request.eager_worker_deployment_options)
+        )
         started = await start_workflow(
             self.shard, self.namespaces.to_start_in(request.namespace), request, offer=not wants_task
         )
