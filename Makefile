@@ -48,7 +48,7 @@ rpcs: $(READY)  ## Print the table of RPCs into docs/rpcs.md.
 	$(BIN)/python -m tests.tidy.rpcs_page
 
 fuzz: $(READY)  ## Send the server made-up requests for ten minutes.
-	PERDURE_FUZZ_S=600 $(BIN)/python -m pytest -q tests/unit/server/test_fuzz.py -m torture -k minutes
+	PYTHONHASHSEED=0 PERDURE_FUZZ_S=$${PERDURE_FUZZ_S:-600} $(BIN)/python -m pytest -q tests/unit/server/test_fuzz.py -m torture -k minutes
 
 torture: $(READY)  ## The long crash tests.
 	$(PYTEST) -m torture --timeout 1500

@@ -25,7 +25,7 @@ from perdure.common import WorkflowIDConflictPolicy
 
 STEPS = 6
 LANES = 4
-SECONDS = timedelta(seconds=3)
+SECONDS = timedelta(seconds=10)
 
 
 class Book:

@@ -129,7 +129,7 @@ def test_a_run_that_nobody_serves_says_so(perdure: Perdure, tmp_path: Path) -> N
         "    async with await Client.connect('ghost.db') as client:\n"
         "        await client.start_workflow('ghost', id='g1')\n\nasyncio.run(main())\n"
     )
-    subprocess.run([sys.executable, "-c", start], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", start], cwd=tmp_path, check=True, timeout=200)
     shown = perdure("show", "g1", "--db", "ghost.db")
     assert "waits for a worker" in shown.stdout
     assert "running" in shown.stdout

@@ -108,7 +108,7 @@ def serve(tmp_path: Path, environment: dict[str, str]) -> Served:
                 assert process.stdout.readline() == "ready\n"
                 yield
             finally:
-                process.communicate(timeout=30)
+                process.communicate(timeout=100)
 
     return served
 

@@ -55,7 +55,7 @@ async def in_thread(order: str) -> str:
     return await on_a_thread(order)
 """
 PROMPT = "(Pdb) "
-LONGEST_S = 60.0
+LONGEST_S = 100.0
 
 
 def at_terminal(folder: Path, environment: dict[str, str], name: str, commands: Sequence[str]) -> tuple[int, str]:

@@ -63,7 +63,7 @@ def assert_no_completed_step_ran_again(rows: list[dict[str, Any]]) -> int:
 
 
 def test_200_rounds(tmp_path: Path) -> None:
-    rows = run_rounds(tmp_path, 200, seed=1, timeout_s=110)
+    rows = run_rounds(tmp_path, 200, seed=1, timeout_s=280)
     assert_nothing_lost(rows)
     repeated = assert_no_completed_step_ran_again(rows)
     assert len({row["pid"] for row in rows}) > 190

@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from perdure.client import Client
+from perdure.sharing import PATIENCE_S
 from tests.acceptance.shared import STEPS, Collector, chain
 
 PROGRAM = Path(__file__).with_name("shared.py")
-PATIENCE_S = 60.0
+WAIT_S = 100.0
 
 
 class Household:
@@ -69,21 +70,19 @@ class Household:
         """As a supervisor does."""
         process = self.processes.pop(pid)
         process.terminate()
-        _, complaints = process.communicate(timeout=PATIENCE_S)
+        _, complaints = process.communicate(timeout=WAIT_S)
         assert process.returncode == 0, complaints.decode()
 
     def wait(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Wait for a ledger row that nobody has read yet."""
-        until = monotonic() + PATIENCE_S
+        until = monotonic() + WAIT_S
         while True:
             for row in self._new_rows():
                 if condition(row):
                     return row
             ready, _, _ = select.select([self._reading], [], [], until - monotonic())
             if not ready:
-                raise AssertionError(
-                    f"waited for {PATIENCE_S} s; the last rows: {self.rows[-5:]}; {self._complaints()}"
-                )
+                raise AssertionError(f"waited for {WAIT_S} s; the last rows: {self.rows[-5:]}; {self._complaints()}")
             os.read(self._reading, 4096)
 
     def _new_rows(self) -> Iterator[dict[str, Any]]:
@@ -116,7 +115,7 @@ class Household:
         """Let a process end in good order."""
         self.gone.add(pid)
         process = self.processes.pop(pid)
-        _, complaints = process.communicate(timeout=PATIENCE_S)
+        _, complaints = process.communicate(timeout=WAIT_S)
         assert process.returncode == 0, complaints.decode()[-4000:]
 
 
@@ -182,8 +181,8 @@ async def test_the_owner_goes_again_and_again(household: Household, how: Callabl
     await check(household)
     for pid in tuple(household.processes):
         household.dismiss(pid)
-    # Usually a tenth of a second; a busy machine may have been elsewhere.
-    assert min(times) < 1, times
+    # Usually a tenth of a second; a busy machine may have been elsewhere, and who waits in vain takes much longer.
+    assert min(times) < PATIENCE_S / 2, times
 
 
 async def test_members_come_and_go(household: Household) -> None:

@@ -20,7 +20,7 @@ from perdure.api import messages as m
 from perdure.api.rpcs import RPCS
 from tests.acceptance.conftest import Perdure
 
-WAIT_S = 30
+WAIT_S = 100
 LOOPBACK = ("--address", "127.0.0.1:0")
 
 

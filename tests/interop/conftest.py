@@ -22,7 +22,7 @@ from perdure.engine.store.memory import MemoryStore
 from perdure.engine.store.sqlite import SqliteStore
 from perdure.server import Server
 
-START_S = 30
+START_S = 60
 
 
 @pytest.fixture(params=["memory", "sqlite"])

@@ -13,6 +13,7 @@ from temporalio.common import RetryPolicy
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from tests.interop.conftest import ServerProcess, Spawn
+from tests.ports import free_port
 
 QUEUE = "restart"
 STEPS = 4
@@ -76,8 +77,8 @@ class Chain:
         return done
 
 
-async def start(spawn_server: Spawn, address: str = "127.0.0.1:0") -> ServerProcess:
-    return await spawn_server("start", "--db", "restart.db", "--address", address)
+async def start(spawn_server: Spawn, address: str = "") -> ServerProcess:
+    return await spawn_server("start", "--db", "restart.db", "--address", address or f"127.0.0.1:{free_port()}")
 
 
 def worker(client: Client, ledger: Ledger, **options: Any) -> Worker:

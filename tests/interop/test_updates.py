@@ -29,6 +29,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner, Worker
 
 from tests.interop.conftest import Spawn
+from tests.ports import free_port
 
 QUEUE = "updates"
 
@@ -363,7 +364,7 @@ async def test_ten_updates_are_in_flight_at_most(client: Client) -> None:
 
 async def test_a_server_that_is_killed_midway(spawn_server: Spawn) -> None:
     arguments = ("start", "--db", "updates.db", "--address")
-    serving = await spawn_server(*arguments, "127.0.0.1:0")
+    serving = await spawn_server(*arguments, f"127.0.0.1:{free_port()}")
     client = await Client.connect(serving.address)
     async with worker(client):
         handle = await begin(client)

@@ -88,6 +88,27 @@ async def test_only_durable_events_are_shown(held: Held) -> None:
     assert (await driver.event_names())[-1] == "WorkflowExecutionSignaled"
 
 
+async def test_who_waits_for_a_run_whose_start_is_lost_waits_for_the_one_before(held: Held) -> None:
+    driver, store = held
+    first = await driver.start()
+    await driver.step()
+    store.commits_open.clear()
+    reset = m.ResetWorkflowExecutionRequest(namespace="default", workflow_task_finish_event_id=4, reason="back")
+    reset.workflow_execution.workflow_id = "wf"
+    resetting = asyncio.ensure_future(driver.service.reset_workflow_execution(reset))
+    await turns()
+    request = driver.history_request(history_event_filter_type=CLOSE, wait_new_event=True)
+    result = asyncio.ensure_future(driver.service.get_workflow_execution_history(request))
+    await turns()
+    store.fail_next = True
+    store.commits_open.set()
+    assert (await refusal(resetting)).code is StatusCode.UNAVAILABLE
+    await turns()
+    assert not result.done()
+    await driver.terminate(run_id=first)
+    assert names((await result).history.events) == ["WorkflowExecutionTerminated"]
+
+
 async def test_a_result_is_told_only_when_it_is_durable(held: Held) -> None:
     driver, store = held
     await driver.start()

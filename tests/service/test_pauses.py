@@ -18,7 +18,7 @@ from tests.service.support import (
     schedule_activity,
     start_timer,
 )
-from tests.service.updating import update_request
+from tests.service.updating import COMPLETED, acceptance, begin, idle, response, say, update_request
 
 
 async def pause(driver: Driver, *, request_id: str = "", workflow_id: str = "wf", run_id: str = "") -> None:
@@ -114,6 +114,34 @@ async def test_queries_and_updates_are_refused(driver: Driver) -> None:
     )
     await driver.service.respond_query_task_completed(answer)
     assert (await call).query_result == payloads("ok")
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_pause_while_the_task_of_an_update_is_held(restarted: bool) -> None:
+    """What comes then waits for that task, of which a restarted engine knows nothing."""
+    state = MemoryState()
+    async with Driver(MemoryStore(state)) as driver:
+        await idle(driver)
+        call = await begin(driver)
+        task = await driver.poll()
+        await pause(driver)
+        await driver.signal()
+        await driver.rest()
+        assert await driver.engine.check_invariants() == []
+        if restarted:
+            call.cancel()
+        else:
+            await say(driver, task, acceptance(), response())
+            assert (await call).stage == COMPLETED
+            await driver.settle()
+    async with Driver(MemoryStore(state), seed=2) as driver:
+        assert not (await driver.poll()).task_token
+        await unpause(driver)
+        await driver.step(complete_workflow())
+        names = await driver.event_names()
+        assert names.index("WorkflowExecutionPaused") < names.index("WorkflowExecutionSignaled")
+        assert ("WorkflowExecutionUpdateCompleted" in names) is not restarted
+        await driver.settle()
 
 
 async def test_what_cannot_be_paused(driver: Driver) -> None:

@@ -58,8 +58,9 @@ NEVER_S = 1e9
 class _Jumping(selectors.BaseSelector):
     """A selector that never waits: what it was to wait for has passed already."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_turns: int) -> None:
         self._real = selectors.DefaultSelector()
+        self._max_turns = max_turns
         self._turns = 0
         self.now_s = 0.0
 
@@ -78,8 +79,8 @@ class _Jumping(selectors.BaseSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = self._real.select(0)
         self._turns += 1
-        if self._turns > MAX_TURNS:
-            raise AssertionError(f"no end after {MAX_TURNS} turns of the event loop, at {self.now_s} s")
+        if self._turns > self._max_turns:
+            raise AssertionError(f"no end after {self._max_turns} turns of the event loop, at {self.now_s} s")
         if not ready and timeout is None:
             raise AssertionError("everything waits, and nothing will ever happen")
         if not ready and timeout:
@@ -90,8 +91,8 @@ class _Jumping(selectors.BaseSelector):
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop without threads or I/O whose time jumps to the next timer when it has nothing to do."""
 
-    def __init__(self, now_s: float = 0.0) -> None:
-        self._jumping = _Jumping()
+    def __init__(self, now_s: float = 0.0, max_turns: int = MAX_TURNS) -> None:
+        self._jumping = _Jumping(max_turns)
         self._jumping.now_s = now_s
         super().__init__(self._jumping)
         # A timer is due when it lies before now + resolution, which a nanosecond is too small for after half a year.

@@ -101,7 +101,7 @@ async def _scan_state(store: Store, run: Run, wake_ms: int | None) -> list[str]:
         findings.append(f"it is to be woken at {wake_ms}, but its state says {expected_ms}")
     if not run.is_open:
         return findings
-    if state.buffered and not state.task_scheduled_event_id and wake_ms != 0:
+    if state.buffered and not state.task_scheduled_event_id and wake_ms != 0 and state.pause is None:
         findings.append("events are buffered and no workflow task is pending")
     if not state.last_task_completed_event_id and not state.task_scheduled_event_id and wake_ms is None:
         findings.append("its first workflow task is missing")

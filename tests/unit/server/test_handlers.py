@@ -147,11 +147,22 @@ async def test_a_defect_is_logged_and_tells_nothing(
     assert "the secret inside" in caplog.text
 
 
-async def test_a_poll_is_answered_before_its_caller_gives_up(wire: Wire) -> None:
-    poll = m.PollWorkflowTaskQueueRequest(namespace="default")
-    poll.task_queue.name = "queue"
-    answer = await wire.call("poll_workflow_task_queue", poll, timeout=0.5)
-    assert answer == m.PollWorkflowTaskQueueResponse()
+async def test_a_poll_knows_when_its_caller_gives_up(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it is answered before; the engine's own tests see that it is."""
+    patience: list[float | None] = []
+
+    async def answered(_: object, request: object, *, timeout_s: float | None = None) -> object:
+        patience.append(timeout_s)
+        return m.PollWorkflowTaskQueueResponse()
+
+    monkeypatch.setattr("perdure.engine.service.EngineService.poll_workflow_task_queue", answered)
+    async with Server(engine, address="127.0.0.1:0") as server:
+        wire = Wire(server.address)
+        for timeout in (100, None):
+            await wire.call("poll_workflow_task_queue", timeout=timeout)
+        await wire.channel.close()
+    assert patience[0] is not None and 0 < patience[0] < 110, "the wire rounds"
+    assert patience[1] is None
 
 
 async def test_a_poll_whose_caller_has_gone_takes_no_task(wire: Wire, engine: Engine) -> None:

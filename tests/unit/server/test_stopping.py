@@ -89,5 +89,8 @@ async def test_the_engine_serves_on_behind_it(method: str, server: Server, engin
         wire = Wire(another.address)
         request = RPCS[method].request(namespace="default")
         request.task_queue.name = "queue"  # type: ignore[attr-defined]
-        assert await wire.call(method, request, timeout=0.2) == RPCS[method].response()
+        asked = asyncio.ensure_future(wire.call(method, request, timeout=DEADLINE_S))
+        await parked(wire, engine, 1)
+        await another.stop()
+        assert await asked == RPCS[method].response()
         await wire.channel.close()

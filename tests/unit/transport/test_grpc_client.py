@@ -23,6 +23,7 @@ from perdure.server import Server
 from perdure.server.keys import ApiKeys, Role, make_key
 from perdure.server.listening import Tls
 from perdure.transport import GrpcChannel, ServerOptions, grpc_client, service_of
+from tests.ports import free_port
 
 
 @pytest.fixture
@@ -168,14 +169,15 @@ async def test_details_of_refusals(engine: Engine) -> None:
         await channel.close()
 
 
-async def test_no_server(monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int) -> None:
+async def test_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("perdure.client.calls._LONGEST_WAIT_S", 0.01)
-    with pytest.raises(ServiceUnavailableError, match=f"127.0.0.1:{unused_tcp_port} cannot be reached"):
-        await Client.connect(f"127.0.0.1:{unused_tcp_port}")
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(ServiceUnavailableError, match=f"{address} cannot be reached"):
+        await Client.connect(address)
 
 
 async def test_a_server_that_comes_back(engine: Engine) -> None:
-    async with Server(engine, address="127.0.0.1:0") as server:
+    async with Server(engine, address=f"127.0.0.1:{free_port()}") as server:
         client = await Client.connect(server.address, keep_alive_config=KeepAliveConfig(interval=timedelta(seconds=60)))
     async with Server(engine, address=server.address):
         assert (await client.count_workflows()).count == 0

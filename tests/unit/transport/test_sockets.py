@@ -75,7 +75,7 @@ async def test_a_forked_child_keeps_nothing_open(tmp_path: Path) -> None:
     try:
         for connection in tuple(server.connections):
             connection.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await asyncio.gather(ours.lost, theirs.lost)
         server.stop_listening()
         server = SocketServer(path, object(), {})  # type: ignore[arg-type]

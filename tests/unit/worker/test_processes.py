@@ -60,7 +60,7 @@ def dies() -> int:
     return activity.info().attempt
 
 
-@activity.defn(executor="process", start_to_close_timeout=SECONDS, heartbeat_timeout=timedelta(seconds=5))
+@activity.defn(executor="process", start_to_close_timeout=SECONDS, heartbeat_timeout=SECONDS)
 def waits() -> None:
     activity.heartbeat()
     activity.wait_for_cancelled_sync()
@@ -107,7 +107,7 @@ if __name__ == "__main__":
 def test_a_script_with_process_activities(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=200)
     assert done.stdout.splitlines() == [
         "Image(name='a.png elsewhere', size=25)",
         "ValueError: in the child",

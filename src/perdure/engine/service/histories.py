@@ -10,6 +10,7 @@ exist nowhere but in the run's memory while the task is handed out; they end its
 
 from __future__ import annotations
 
+from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.engine import history
 from perdure.engine.reading import cut
@@ -46,7 +47,10 @@ class HistoryTopic(ServiceTopic):
         close_only = request.history_event_filter_type == _CLOSE_EVENT
         until_s = 0.0
         while True:
-            slot = self.cache.loaded.get(token.run_key) or await self.cache.get(token.run_key)
+            slot = self.cache.loaded.get(token.run_key)
+            if slot is None:
+                slot = await self._again(request, token)
+                token = token._replace(run_key=slot.key)
             if close_only:
                 response = await self._close_event(request.namespace, slot, token)
             else:
@@ -61,6 +65,16 @@ class HistoryTopic(ServiceTopic):
         if not execution.workflow_id:
             raise invalid("the workflow id is missing")
         return await self.cache.find(namespace, execution.workflow_id, execution.run_id)
+
+    async def _again(self, request: m.GetWorkflowExecutionHistoryRequest, token: HistoryToken) -> Slot:
+        """The run that is read, which memory has lost. If its start was lost with its commit, the caller, who was told
+        nothing of it, means the run that the workflow id stands for now."""
+        try:
+            return await self.cache.get(token.run_key)
+        except RpcError as error:
+            if error.code is not StatusCode.NOT_FOUND or request.next_page_token or request.execution.run_id:
+                raise
+            return await self._find(request.namespace, request.execution)
 
     def _page_events(self, asked: int) -> int:
         longest = self.config.history_page_events
