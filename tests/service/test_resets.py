@@ -127,6 +127,23 @@ async def test_an_earlier_run_is_taken_up_and_the_open_one_ends(driver: Driver) 
     await driver.settle()
 
 
+async def test_a_run_whose_successor_has_been_deleted_is_taken_up(driver: Driver) -> None:
+    first = await driver.start()
+    await driver.step(continue_as_new())
+    second = await current(driver)
+    await driver.step(complete_workflow())
+    third = await driver.start()
+    execution = m.WorkflowExecution(workflow_id="wf", run_id=second)
+    delete = m.DeleteWorkflowExecutionRequest(namespace=NAMESPACE, workflow_execution=execution)
+    await driver.service.delete_workflow_execution(delete)
+    await driver.rest()
+    fourth = await reset(driver, 4, run_id=first)
+    assert await current(driver) == fourth
+    assert await driver.status(run_id=third) == "TERMINATED"
+    await driver.step(complete_workflow())
+    await driver.settle()
+
+
 async def test_a_request_id_resets_once(driver: Driver) -> None:
     await driver.start()
     await driver.step()

@@ -11,6 +11,7 @@ from perdure.api import messages as m
 from perdure.engine import EngineConfig
 from perdure.engine.store.memory import MemoryStore
 from tests.service.support import (
+    QUEUE,
     STICKY,
     Driver,
     complete_workflow,
@@ -184,6 +185,17 @@ async def test_a_failing_task_is_tried_again_without_filling_the_history(driver:
     ]
 
 
+async def test_a_worker_may_call_a_failure_what_it_likes(driver: Driver) -> None:
+    await driver.start()
+    task = await driver.poll()
+    request = m.RespondWorkflowTaskFailedRequest(namespace="default", task_token=task.task_token)
+    request.cause = m.WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW
+    await driver.service.respond_workflow_task_failed(request)
+    await driver.settle()
+    await driver.step(complete_workflow())
+    await driver.settle()
+
+
 async def test_a_silent_worker_times_out(driver: Driver) -> None:
     await driver.start()
     task = await driver.poll()
@@ -294,6 +306,15 @@ async def test_sticky_tasks_of_a_worker_that_leaves_go_to_the_normal_queue(drive
     await driver.signal()
     assert not (await driver.poll()).task_token
     await driver.service.shutdown_worker(m.ShutdownWorkerRequest(namespace="default", sticky_task_queue=STICKY))
+    assert (await driver.poll()).task_token
+
+
+async def test_a_worker_that_calls_its_sticky_queue_as_another_calls_its_own_takes_nothing_with_it(
+    driver: Driver,
+) -> None:
+    await driver.start()
+    await driver.service.shutdown_worker(m.ShutdownWorkerRequest(namespace="default", sticky_task_queue=QUEUE))
+    await driver.settle()
     assert (await driver.poll()).task_token
 
 

@@ -92,6 +92,8 @@ class _Reset:
         self._following: list[_Reading] = []
         self._children: list[tuple[ChildItem, Slot]] = []
         self._ends: dict[int, ChildEnd] = {}
+        self._last_left: Slot | None = None
+        """The run whose successor has been erased."""
 
     async def read(self) -> None:
         """Read what has not been read yet.
@@ -113,8 +115,9 @@ class _Reset:
             last = reading.slot
             if last.gone or reading.events_read != last.run.state.next_event_id - 1:
                 return False
-        if last is not current and last.run.state.status == _CONTINUED and len(self._following) < _CONTINUED_MAX:
-            return False
+        if last is not current and last is not self._last_left and last.run.state.status == _CONTINUED:
+            if len(self._following) < _CONTINUED_MAX:
+                return False
         return all(slot.run.is_open and not slot.gone for _, slot in self._children)
 
     async def _read_base(self) -> None:
@@ -133,6 +136,7 @@ class _Reset:
                 last = await self._shard.cache.find(state.namespace, state.workflow_id, state.new_run_id)
             except RpcError as error:
                 if error.code is StatusCode.NOT_FOUND:
+                    self._last_left = last
                     return  # Erased: what came to it is gone.
                 raise
             self._following.append(await self._read_on(_Reading(self._pins.add(last), 0)))

@@ -104,6 +104,24 @@ async def test_tasks_leave_a_sticky_queue_when_they_have_waited_too_long() -> No
     assert fixture.clock.next_deadline_ms() is None, "an empty queue rings no more"
 
 
+@pytest.mark.parametrize("shut", [True, False])
+async def test_a_sticky_queue_by_the_name_of_a_normal_one_takes_nothing_of_its_tasks(shut: bool) -> None:
+    fixture = Fixture()
+    fixture.queue.offer(WorkflowTask(1, 5))
+    fixture.queue.offer_sticky(WorkflowTask(2, 5, 10_000))
+    fixture.queue.offer(WorkflowTask(3, 5))
+    fixture.queue.offer_sticky(WorkflowTask(4, 5, 14_000))
+    if shut:
+        fixture.matching.shut_worker("ns", "", "q", "", "")
+    else:
+        fixture.clock.advance_by(10_000)
+        assert [each.run_key for each in fixture.expired if isinstance(each, WorkflowTask)] == [2]
+        fixture.clock.advance_by(4_000)
+        assert fixture.clock.next_deadline_ms() is None
+    assert [each.run_key for each in fixture.expired if isinstance(each, WorkflowTask)] == [2, 4]
+    assert [fixture.queue.take(), fixture.queue.take()] == [WorkflowTask(1, 5), WorkflowTask(3, 5)]
+
+
 def test_a_sticky_queue_is_alive_while_it_is_polled() -> None:
     fixture = Fixture()
     assert not fixture.queue.is_alive(0, 10_000)

@@ -279,7 +279,7 @@ def _task_completed(state: RunState, event_id: int, at_ms: int, attributes: Any)
 
 
 def _task_failed(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:
-    if attributes.cause == RESET_CAUSE:
+    if attributes.cause == RESET_CAUSE and attributes.new_run_id:  # A worker may name the cause as well.
         apply_reset(state, event_id, at_ms, attributes.base_run_id, attributes.new_run_id)
     else:
         apply_task_unsuccessful(state, event_id)

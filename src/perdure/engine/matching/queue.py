@@ -65,6 +65,10 @@ class ActivityTask(Struct, frozen=True, gc=False):
 Task = WorkflowTask | QueryTask | ActivityTask
 
 
+def _expires_ms(task: Task) -> int:
+    return 0 if isinstance(task, ActivityTask) else task.expires_ms
+
+
 class Standing(Protocol):
     """A worker of this process that takes tasks by a call; see `perdure.engine.direct`."""
 
@@ -348,16 +352,29 @@ class TaskQueue:
     def _expire_tasks(self) -> None:
         self._sticky_alarm = None
         self.expire_until(self._matching.clock.now_ms())
-        if self.backlog:
-            self._arm_sticky(getattr(self.backlog[0], "expires_ms", 0))
+        expiries = (_expires_ms(task) for task in self.backlog)
+        next_ms = next((expires_ms for expires_ms in expiries if expires_ms), 0)
+        if next_ms:
+            self._arm_sticky(next_ms)
 
     def expire_until(self, now_ms: int) -> None:
-        """Hand tasks whose expiry has come to `on_expired`."""
-        while self.backlog:
-            task = self.backlog[0]
-            if isinstance(task, ActivityTask) or task.expires_ms > now_ms:
-                return
-            self.backlog.popleft()
+        """Hand tasks whose expiry has come to `on_expired`.
+
+        Where a worker calls its sticky queue by the name of a normal one, tasks without an expiry lie among them. They
+        stay.
+        """
+        while self.backlog and 0 < _expires_ms(self.backlog[0]) <= now_ms:
+            self._expire(self.backlog.popleft())
+        if not self.backlog or _expires_ms(self.backlog[0]):
+            return
+        for task in self.clear():
+            if 0 < _expires_ms(task) <= now_ms:
+                self._expire(task)
+            else:
+                self.backlog.append(task)
+
+    def _expire(self, task: Task) -> None:
+        if not isinstance(task, ActivityTask):
             self._matching.on_expired(task)
 
     def close(self) -> None:
