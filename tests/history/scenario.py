@@ -22,6 +22,8 @@ START_MS = 1_700_000_000_123
 LIMITS = h.Limits()
 ATTRIBUTES = {"City": 2}
 """The namespace's search attributes."""
+ENDPOINTS = {"desk": "endpoint-1"}
+"""The Nexus endpoints there are."""
 
 
 def payloads(*values: bytes) -> m.Payloads:
@@ -154,6 +156,7 @@ class Scenario:
         children = {i.workflow_id: i.event_id for i in items.values() if isinstance(i, h.ChildItem)}
         assert (live.activity_ids, live.timer_ids) == (activities, timers)
         assert set(live.child_ids) == set(children)
+        assert live.nexus_ids == {i.event_id for i in items.values() if isinstance(i, h.NexusItem)}
         assert set(live.activities) <= set(activities.values())
         assert set(live.scheduled) <= set(activities.values())
         if not self.run.is_open:
@@ -173,6 +176,8 @@ class Scenario:
                 due.append(item.fire_at_ms)
             elif isinstance(item, h.ActivityItem):
                 due.append(deadlines.activity_due_ms(self.run, item))
+            elif isinstance(item, h.NexusItem):
+                due.append(deadlines.nexus_due_ms(item))
         assert found == min((at for at in due if at), default=None)
 
     def copy(self) -> h.Run:
@@ -249,7 +254,13 @@ class Scenario:
         apply_fields(request, fields)
         return self.take(
             h.complete_workflow_task(
-                self.run, request, limits=self.limits, new_id=self.new_id, attributes=ATTRIBUTES, now_ms=self.now_ms
+                self.run,
+                request,
+                limits=self.limits,
+                new_id=self.new_id,
+                attributes=ATTRIBUTES,
+                endpoints=ENDPOINTS,
+                now_ms=self.now_ms,
             )
         )
 

@@ -238,7 +238,6 @@ def test_failing_and_giving_in() -> None:
             lambda: command("PROTOCOL_MESSAGE", "protocol_message", message_id="u"),
             "BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE",
         ),
-        (lambda: command("SCHEDULE_NEXUS_OPERATION", "schedule_nexus_operation"), "FEATURE_DISABLED"),
         (lambda: m.Command(command_type=m.CommandType.ValueType(999)), "FEATURE_DISABLED"),
     ],
 )
@@ -260,11 +259,7 @@ def test_every_command_type_has_a_handler_or_is_refused() -> None:
     known = {value.number for value in m.CommandType.DESCRIPTOR.values}
     assert set(HANDLERS) <= known
     refused = {m.CommandType.Name(number) for number in known - set(HANDLERS)}
-    assert refused == {
-        "COMMAND_TYPE_UNSPECIFIED",
-        "COMMAND_TYPE_SCHEDULE_NEXUS_OPERATION",
-        "COMMAND_TYPE_REQUEST_CANCEL_NEXUS_OPERATION",
-    }
+    assert refused == {"COMMAND_TYPE_UNSPECIFIED"}
 
 
 def test_ids_may_not_repeat_within_one_completion() -> None:

@@ -183,6 +183,6 @@ async def test_capabilities_promise_no_more_than_there_is(driver: Driver) -> Non
     info = await driver.service.get_system_info(m.GetSystemInfoRequest())
     assert info.capabilities.sdk_metadata
     assert info.capabilities.count_group_by_execution_status
-    assert not info.capabilities.nexus
+    assert info.capabilities.nexus
     assert info.capabilities.eager_workflow_start
     assert not info.capabilities.supports_schedules

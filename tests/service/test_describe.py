@@ -167,7 +167,7 @@ async def test_a_versioning_override_is_kept_and_shown(driver: Driver) -> None:
     assert (await refusal(driver.start("other", versioning_override=bad))).code is StatusCode.INVALID_ARGUMENT
 
 
-async def test_callbacks_are_refused(driver: Driver) -> None:
+async def test_callbacks_to_elsewhere_are_refused(driver: Driver) -> None:
     callback = m.Callback()
     callback.nexus.url = "http://localhost/"
     error = await refusal(driver.start(completion_callbacks=[callback]))

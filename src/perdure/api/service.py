@@ -264,3 +264,35 @@ class WorkflowService(Protocol):
     ) -> ws.SetWorkerDeploymentManagerResponse: ...
 
     async def shutdown_worker(self, request: ws.ShutdownWorkerRequest) -> ws.ShutdownWorkerResponse: ...
+
+    async def poll_nexus_task_queue(
+        self, request: ws.PollNexusTaskQueueRequest, *, timeout_s: float | None = None
+    ) -> ws.PollNexusTaskQueueResponse: ...
+
+    async def respond_nexus_task_completed(
+        self, request: ws.RespondNexusTaskCompletedRequest
+    ) -> ws.RespondNexusTaskCompletedResponse: ...
+
+    async def respond_nexus_task_failed(
+        self, request: ws.RespondNexusTaskFailedRequest
+    ) -> ws.RespondNexusTaskFailedResponse: ...
+
+    async def create_nexus_endpoint(
+        self, request: operator.CreateNexusEndpointRequest
+    ) -> operator.CreateNexusEndpointResponse: ...
+
+    async def update_nexus_endpoint(
+        self, request: operator.UpdateNexusEndpointRequest
+    ) -> operator.UpdateNexusEndpointResponse: ...
+
+    async def delete_nexus_endpoint(
+        self, request: operator.DeleteNexusEndpointRequest
+    ) -> operator.DeleteNexusEndpointResponse: ...
+
+    async def get_nexus_endpoint(
+        self, request: operator.GetNexusEndpointRequest
+    ) -> operator.GetNexusEndpointResponse: ...
+
+    async def list_nexus_endpoints(
+        self, request: operator.ListNexusEndpointsRequest
+    ) -> operator.ListNexusEndpointsResponse: ...

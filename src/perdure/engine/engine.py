@@ -127,6 +127,7 @@ class Engine:
         self._stopped = False
         self.running = True
         try:
+            await shard.nexus.start(self._reader, self._tokens)
             await shard.start()
             await self._first_rows(shard, None if key else fresh_key)
             self._emptying = Emptying(shard)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from perdure.api import messages as m
 from perdure.api.framing import frames_of
 from perdure.engine import history
-from perdure.engine.history import ActivityItem, ChildItem, MessageKind, Run
+from perdure.engine.history import ActivityItem, ChildItem, MessageKind, NexusItem, Run
 from perdure.engine.matching.queue import ActivityTask, WorkflowTask
 from perdure.engine.slot import NEVER_MS, Slot
 from perdure.engine.store.port import Store
@@ -108,7 +108,7 @@ async def _scan_state(store: Store, run: Run, wake_ms: int | None) -> list[str]:
     for item in state.items.values():
         if isinstance(item, ChildItem) and item.run_id:
             findings += await _scan_child(store, run, item)
-        elif not isinstance(item, ActivityItem | history.TimerItem):
+        elif not isinstance(item, ActivityItem | history.TimerItem | NexusItem):
             kinds = (MessageKind.START_CHILD, MessageKind.SIGNAL, MessageKind.CANCEL)
             if not any(sent.event_id == item.event_id and sent.kind in kinds for sent in state.outbox):
                 findings.append(f"item {item.event_id} waits for a message that is not in the outbox")
@@ -159,7 +159,7 @@ def _scan_slot(shard: Shard, slot: Slot, waiting: set[tuple[int, int]]) -> list[
             findings.append("updates wait, and no workflow task is pending")
     for event_id in history.dispatchable_activities(run, now_ms):
         if (slot.key, event_id) not in waiting:
-            findings.append(f"activity {event_id} lies in no queue")
+            findings.append(f"activity or Nexus operation {event_id} lies in no queue")
     due_ms = history.next_deadline_ms(run)
     if due_ms is not None and (slot.due_ms == NEVER_MS or slot.due_ms > due_ms):
         findings.append(f"its deadline {due_ms} is not registered")

@@ -164,7 +164,7 @@ class Offering:
                 self.query(slot, QueryTask(query))
 
     def activities(self, slot: Slot, event_ids: Iterable[int]) -> None:
-        """Bring activities to their queues."""
+        """Bring activities, and requests of Nexus operations, to their queues."""
         state = slot.run.state
         items = state.items
         matching = self._shard.matching
@@ -184,6 +184,8 @@ class Offering:
                     queue.offer_ranked(task, history.rank_of(state.priority + item.priority))
                 else:
                     queue.offer(task)
+            elif item is not None:
+                self._shard.nexus.offer(slot, item)
 
     # -- tasks that have to go elsewhere ---------------------------------------------------------------------------
 

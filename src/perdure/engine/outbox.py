@@ -11,6 +11,7 @@ message delivered again is recognised by its request id, or because the item it 
     CANCEL         an open run              delivered, or not found, namespace unknown
     TERMINATE      an open child            dropped
     CHILD_CLOSED   the parent               dropped
+    CALLBACK       the run that called      delivered, or nobody waits for it
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Outbox:
             MessageKind.CANCEL: self._cancel,
             MessageKind.TERMINATE: self._terminate,
             MessageKind.CHILD_CLOSED: self._child_closed,
+            MessageKind.CALLBACK: self._callback,
         }
 
     @property
@@ -269,6 +271,9 @@ class Outbox:
         )
         self._shard.apply(parent, transition)
         return _Outcome()
+
+    async def _callback(self, sender: Slot, message: OutMessage) -> _Outcome:
+        return _Outcome(failure_cause=await self._shard.nexus.deliver(sender, message))
 
     def _target(self, message: OutMessage) -> Awaitable[Slot]:
         return self._shard.cache.find(message.namespace, message.workflow_id, message.run_id)

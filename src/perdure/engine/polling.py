@@ -17,7 +17,10 @@ _LONG_WAIT_S = 1.0
 """A poll that has waited longer for its task was one too many, if others waited too."""
 
 
-def note_versions(queue: TaskQueue, request: m.PollWorkflowTaskQueueRequest | m.PollActivityTaskQueueRequest) -> None:
+def note_versions(
+    queue: TaskQueue,
+    request: m.PollWorkflowTaskQueueRequest | m.PollActivityTaskQueueRequest | m.PollNexusTaskQueueRequest,
+) -> None:
     """Remember what the poller says of the code it runs."""
     if request.HasField("deployment_options") or request.HasField("worker_version_capabilities"):
         known = queue.watch.versions.get(request.identity)
@@ -36,7 +39,9 @@ def note_rate(queue: TaskQueue, request: m.PollActivityTaskQueueRequest) -> None
 
 
 def hint(
-    response: m.PollWorkflowTaskQueueResponse | m.PollActivityTaskQueueResponse, queue: TaskQueue, waited_s: float
+    response: m.PollWorkflowTaskQueueResponse | m.PollActivityTaskQueueResponse | m.PollNexusTaskQueueResponse,
+    queue: TaskQueue,
+    waited_s: float,
 ) -> None:
     """Say with a task whether the worker should poll more, or less.
 

@@ -28,6 +28,7 @@ from perdure.engine.erasing import LAST_KEY, Erasing
 from perdure.engine.history import Lineage, NextRun, Transition
 from perdure.engine.matching.queue import Matching
 from perdure.engine.namespaces import Namespace, Namespaces
+from perdure.engine.nexus import Nexus
 from perdure.engine.offering import Offering
 from perdure.engine.outbox import Outbox
 from perdure.engine.recovery import Recovery
@@ -96,6 +97,7 @@ class Shard:
         self.committer = Committer(store, self, config.linger_turns)
         self.timers = Timers(clock, self._ring, config.near_horizon_ms)
         self.outbox = Outbox(self)
+        self.nexus = Nexus(self)
         self.waiters = Waiters(clock)
         self.updates = Updates(config.admitted_update_bytes)
         self.next_number = int.from_bytes(ids.new_bytes(7), "big")

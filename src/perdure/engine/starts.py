@@ -80,6 +80,8 @@ async def start_workflow(
     conflict = _conflict_policy(
         request.workflow_id_conflict_policy, request.workflow_id_reuse_policy, signal is not None
     )
+    if request.completion_callbacks and lineage is None:
+        shard.nexus.check_callbacks(request.completion_callbacks)
     while True:
         existing = await shard.cache.find_current(namespace.name, request.workflow_id)
         if existing is None:
@@ -151,8 +153,6 @@ def _answer_with(shard: Shard, slot: Slot, signal: m.SignalWorkflowExecutionRequ
 
 def _attach(shard: Shard, slot: Slot, request: m.StartWorkflowExecutionRequest) -> None:
     """Leave in an open run what the request that found it asks for."""
-    if request.on_conflict_options.attach_completion_callbacks and request.completion_callbacks:
-        raise _invalid("completion callbacks can't be attached: this server calls nobody back")
     shard.apply(slot, history.attach(slot.run, request, limits=shard.limits, now_ms=shard.clock.now_ms()))
 
 

@@ -10,6 +10,8 @@ and `scheduled_event_id_of` as unproven hints where to look.
     workflow task   run key, hand-out number (unique per hand-out, so a stale token never matches a later task)
     query task      run key, query number
     activity task   run key, scheduled event id, attempt (both durable, so it survives a restart)
+    Nexus task      the same of an operation, and whether it asks to cancel it
+    callback        run key and scheduled event id of an operation, and the id of the request that started it
     history page    run key, next event id, last event id of a task's history (0 = all), flags, hand-out number
     list page       place in the list's order, digest of the filter it belongs to
     names page      the last name shown
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import hmac
 import struct
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -29,8 +32,10 @@ from perdure.api import RpcError, StatusCode
 
 __all__ = [
     "ActivityToken",
+    "CallbackToken",
     "HistoryToken",
     "ListToken",
+    "NexusToken",
     "TaskToken",
     "Tokens",
     "run_key_of",
@@ -42,6 +47,8 @@ _MAC_BYTES = 16
 _NAMESPACES_KEPT = 1024
 _TASK = struct.Struct(">BQQ")
 _ACTIVITY = struct.Struct(">BQQI")
+_NEXUS = struct.Struct(">BQQIB")
+_CALLBACK = struct.Struct(">BQQ")
 _HISTORY = struct.Struct(">BQQQBQ")
 _JOBS = struct.Struct(">BqQ")
 _LIST = struct.Struct(">B8s")
@@ -49,6 +56,7 @@ _places = msgpack.Decoder(tuple[int | str | None, ...])
 _RUN_KEY = struct.Struct(">xQ")
 _EVENT_ID = struct.Struct(">9xQ")
 _KIND_TASK, _KIND_QUERY, _KIND_ACTIVITY, _KIND_HISTORY, _KIND_REVERSE, _KIND_LIST, _KIND_NAMES, _KIND_JOBS = range(1, 9)
+_KIND_NEXUS, _KIND_CALLBACK = 20, 21
 
 
 same = hmac.compare_digest
@@ -80,6 +88,23 @@ class ActivityToken(Struct, frozen=True, gc=False):
     run_key: int
     scheduled_event_id: int
     attempt: int
+
+
+class NexusToken(NamedTuple):
+    """An attempt of a request of a Nexus operation."""
+
+    run_key: int
+    scheduled_event_id: int
+    attempt: int
+    cancels: bool
+
+
+class CallbackToken(NamedTuple):
+    """The operation that waits for a completion."""
+
+    run_key: int
+    scheduled_event_id: int
+    request_id: str
 
 
 class HistoryToken(NamedTuple):
@@ -164,6 +189,34 @@ class Tokens:
             raise _wrong_kind("an activity task")
         _, run_key, event_id, attempt = _ACTIVITY.unpack(body)
         return ActivityToken(run_key, event_id, attempt)
+
+    def nexus(self, namespace: str, token: NexusToken) -> bytes:
+        return self._seal(namespace, _NEXUS.pack(_KIND_NEXUS, *token))
+
+    def open_nexus(self, namespace: str, token: bytes) -> NexusToken:
+        """Open the token of a Nexus task. Raises RpcError INVALID_ARGUMENT."""
+        body = self._open(namespace, token)
+        if len(body) != _NEXUS.size or body[0] != _KIND_NEXUS:
+            raise _wrong_kind("a Nexus task")
+        _, run_key, event_id, attempt, cancels = _NEXUS.unpack(body)
+        return NexusToken(run_key, event_id, attempt, bool(cancels))
+
+    def callback(self, token: CallbackToken) -> str:
+        """For a header: text."""
+        body = _CALLBACK.pack(_KIND_CALLBACK, token.run_key, token.scheduled_event_id) + token.request_id.encode()
+        return urlsafe_b64encode(self._seal("", body)).decode()
+
+    def open_callback(self, text: str) -> CallbackToken:
+        """Open the token of a callback. Raises RpcError INVALID_ARGUMENT."""
+        try:
+            token = urlsafe_b64decode(text.encode())
+        except ValueError:
+            raise _wrong_kind("a Nexus callback") from None
+        body = self._open("", token)
+        if len(body) < _CALLBACK.size or body[0] != _KIND_CALLBACK:
+            raise _wrong_kind("a Nexus callback")
+        _, run_key, event_id = _CALLBACK.unpack_from(body)
+        return CallbackToken(run_key, event_id, body[_CALLBACK.size :].decode())
 
     def history(self, namespace: str, token: HistoryToken, *, reverse: bool = False) -> bytes:
         kind = _KIND_REVERSE if reverse else _KIND_HISTORY

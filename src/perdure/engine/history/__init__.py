@@ -27,6 +27,9 @@ from perdure.engine.history.activity_control import select as select_activities
 from perdure.engine.history.activity_control import told as told_of_activity
 from perdure.engine.history.activity_control import unpause as unpause_activities
 from perdure.engine.history.activity_control import update_options as update_activity_options
+from perdure.engine.history.callbacks import NOT_FOUND as CALLBACK_NOT_FOUND
+from perdure.engine.history.callbacks import attempt_failed as callback_failed
+from perdure.engine.history.callbacks import callback_of, completion_of
 from perdure.engine.history.child import CLOSINGS as CHILD_CLOSINGS
 from perdure.engine.history.child import child_closed, child_lineage, is_child_of
 from perdure.engine.history.closing import delete_run, terminate_for_reset
@@ -45,6 +48,15 @@ from perdure.engine.history.evolve import fold, folded_view, owner_of
 from perdure.engine.history.external import message_delivered
 from perdure.engine.history.holding import activity_left, hold_activity, release_activity
 from perdure.engine.history.lifecycle import check_signal, request_cancel, signal, start_run, terminate
+from perdure.engine.history.nexus import Completion
+from perdure.engine.history.nexus import cancel_delivered as nexus_cancel_delivered
+from perdure.engine.history.nexus import complete as complete_nexus
+from perdure.engine.history.nexus import fail_attempt as fail_nexus_attempt
+from perdure.engine.history.nexus import find as find_nexus
+from perdure.engine.history.nexus import finish as finish_nexus
+from perdure.engine.history.nexus import hold as hold_nexus
+from perdure.engine.history.nexus import release as release_nexus
+from perdure.engine.history.nexus import start as start_nexus
 from perdure.engine.history.options import attach, check_options, options_of, update_options
 from perdure.engine.history.pausing import pause_run, unpause_run
 from perdure.engine.history.pausing import refusal as paused_error
@@ -62,12 +74,15 @@ from perdure.engine.history.resetting import (
 from perdure.engine.history.state import (
     ActivityItem,
     ActivityLive,
+    CallbackItem,
     CancelItem,
     ChildItem,
     Item,
     Live,
     MessageKind,
     News,
+    NexusItem,
+    NexusRequest,
     OutMessage,
     Retry,
     Run,
@@ -112,15 +127,18 @@ from perdure.engine.history.workflow_task import release as release_workflow_tas
 from perdure.engine.history.workflow_task import start as start_workflow_task
 
 __all__ = [
+    "CALLBACK_NOT_FOUND",
     "CHILD_CLOSINGS",
     "DEFAULT_LIMITS",
     "NO_LINEAGE",
     "ActivityItem",
     "ActivityLive",
     "Asked",
+    "CallbackItem",
     "CancelItem",
     "ChildEnd",
     "ChildItem",
+    "Completion",
     "EncodedRun",
     "Item",
     "Limits",
@@ -129,6 +147,8 @@ __all__ = [
     "Manner",
     "MessageKind",
     "News",
+    "NexusItem",
+    "NexusRequest",
     "NextRun",
     "OutMessage",
     "Retry",
@@ -154,6 +174,8 @@ __all__ = [
     "asked_by",
     "attach",
     "attribute_values",
+    "callback_failed",
+    "callback_of",
     "cancel_activity",
     "carry_out",
     "check_options",
@@ -163,7 +185,9 @@ __all__ = [
     "child_closed",
     "child_lineage",
     "complete_activity",
+    "complete_nexus",
     "complete_workflow_task",
+    "completion_of",
     "decode",
     "delete_run",
     "describe",
@@ -173,8 +197,11 @@ __all__ = [
     "erased_child",
     "expire_sticky",
     "fail_activity",
+    "fail_nexus_attempt",
     "fail_workflow_task",
     "fill_info",
+    "find_nexus",
+    "finish_nexus",
     "flush_buffered",
     "fold",
     "folded_view",
@@ -182,6 +209,7 @@ __all__ = [
     "has_unsent_updates",
     "heartbeat_activity",
     "hold_activity",
+    "hold_nexus",
     "hot",
     "is_child_of",
     "is_failing",
@@ -189,6 +217,7 @@ __all__ = [
     "mark_reset",
     "message_delivered",
     "next_deadline_ms",
+    "nexus_cancel_delivered",
     "no_such_point",
     "options_of",
     "owner_of",
@@ -199,6 +228,7 @@ __all__ = [
     "rank_of",
     "reapply_update",
     "release_activity",
+    "release_nexus",
     "release_workflow_task",
     "request_cancel",
     "reset_activities",
@@ -207,6 +237,7 @@ __all__ = [
     "select_activities",
     "signal",
     "start_activity",
+    "start_nexus",
     "start_run",
     "start_workflow_task",
     "task_frames",

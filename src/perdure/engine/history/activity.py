@@ -29,6 +29,7 @@ from perdure.engine.history import (
     failures,
     frames,
     holding,
+    nexus,
     pending,
     retrying,
     workflow_task,
@@ -75,7 +76,7 @@ def activity_by_id(run: Run, activity_id: str) -> ActivityItem:
 
 
 def dispatchable_activities(run: Run, now_ms: int) -> list[int]:
-    """Scheduled event ids of activities that may be handed out now and are not."""
+    """Scheduled event ids of activities and Nexus operations that may be handed out now and are not."""
     if run.state.pause is not None:
         return []
     items = run.state.items
@@ -91,7 +92,7 @@ def dispatchable_activities(run: Run, now_ms: int) -> list[int]:
             and item.next_attempt_at_ms <= now_ms
         ):
             found.append(event_id)
-    return found
+    return found + nexus.dispatchable(run) if run.live.nexus_ids else found
 
 
 def start_activity(run: Run, scheduled_event_id: int, *, identity: str, now_ms: int) -> ActivityLive:

@@ -123,7 +123,9 @@ def read(request: m.StartWorkflowExecutionRequest, limits: Limits, attributes_of
 @lru_cache(maxsize=_KINDS_KEPT)
 def _kind(rest: bytes, limits: Limits, attributes_of: Attributes) -> Kind | None:
     request = m.StartWorkflowExecutionRequest.FromString(rest)
-    if request.links or request.cron_schedule or any(map(request.HasField, _OF_THE_MOMENT)):
+    if request.links or request.completion_callbacks or request.cron_schedule:
+        return None
+    if any(map(request.HasField, _OF_THE_MOMENT)):
         return None
     request.workflow_id = "-"
     attributes = attributes_of(request, limits)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Container, Sequence
 from perdure.api import messages as m
 from perdure.api.durations import duration_ms, set_duration_ms
 from perdure.engine.history import (
+    callbacks,
     child,
     cron,
     events,
@@ -70,6 +71,8 @@ def close(
             state.parent_initiated_event_id,
         )
         send(transition, message)
+    if state.callbacks is not None and not new_run_id and spared is None:
+        callbacks.trigger(transition)
     pending.forget_all(run)
     run.live.task = None
     if run.live.updates is not None or state.updates is not None:
@@ -285,6 +288,7 @@ def _carry_over(run: Run, request: m.StartWorkflowExecutionRequest) -> None:
         request.versioning_override.MergeFromString(override)
     if run.state.user_metadata:
         request.user_metadata.MergeFromString(run.state.user_metadata)
+    callbacks.hand_on(run.state, request)
 
 
 def continue_as_new(

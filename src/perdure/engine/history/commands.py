@@ -18,6 +18,7 @@ from perdure.engine.history import (
     commands_between,
     commands_closing,
     commands_local,
+    commands_nexus,
     reports,
     update_protocol,
 )
@@ -119,6 +120,12 @@ HANDLERS: Final[dict[int, Handler]] = {
         "request_cancel_external_workflow_execution_command_attributes",
         commands_between.check_external_cancel,
         commands_between.cancel_external,
+    ),
+    _T.COMMAND_TYPE_SCHEDULE_NEXUS_OPERATION: Handler(
+        "schedule_nexus_operation_command_attributes", commands_nexus.check_schedule, commands_nexus.schedule
+    ),
+    _T.COMMAND_TYPE_REQUEST_CANCEL_NEXUS_OPERATION: Handler(
+        "request_cancel_nexus_operation_command_attributes", commands_nexus.check_cancel, commands_nexus.cancel
     ),
     _T.COMMAND_TYPE_PROTOCOL_MESSAGE: Handler(
         "protocol_message_command_attributes", update_protocol.check_command, update_protocol.apply_command

@@ -42,12 +42,14 @@ def complete_workflow_task(
     limits: Limits,
     new_id: Callable[[], str],
     attributes: Mapping[str, int] | None = None,
+    endpoints: Mapping[str, str] | None = None,
     now_ms: int,
 ) -> Transition:
     """Carry out what the worker decided. The token has been checked by the caller.
 
     Args:
         attributes: the types of the namespace's own search attributes, by name.
+        endpoints: ids of the Nexus endpoints by name.
 
     Raises:
         RpcError: NOT_FOUND, no task is held.
@@ -55,7 +57,17 @@ def complete_workflow_task(
     if run.live.task is None:
         raise RpcError(StatusCode.NOT_FOUND, "workflow task not found: it has timed out or was completed")
     asked, manner = reports.read(request)
-    return carry_out(run, asked, manner, request, limits=limits, new_id=new_id, attributes=attributes, now_ms=now_ms)
+    return carry_out(
+        run,
+        asked,
+        manner,
+        request,
+        limits=limits,
+        new_id=new_id,
+        attributes=attributes,
+        endpoints=endpoints,
+        now_ms=now_ms,
+    )
 
 
 def carry_out(
@@ -67,6 +79,7 @@ def carry_out(
     limits: Limits,
     new_id: Callable[[], str],
     attributes: Mapping[str, int] | None = None,
+    endpoints: Mapping[str, str] | None = None,
     now_ms: int,
 ) -> Transition:
     """`complete_workflow_task` for serialized commands (precondition: a task is held).
@@ -88,6 +101,7 @@ def carry_out(
             return transition
     plan = Plan(run, limits, now_ms, manner.identity, new_id, len(run.state.buffered))
     plan.attributes = attributes
+    plan.endpoints = endpoints
     has_updates = run.live.updates is not None
     if has_updates:
         plan.unsent_updates = update.has_unsent(run)

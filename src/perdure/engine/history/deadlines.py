@@ -12,10 +12,11 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Final
 
-from perdure.engine.history.state import ActivityItem, Item, Run, TimerItem
+from perdure.engine.history.state import ActivityItem, Item, NexusItem, Run, TimerItem
 
 TIMER: Final = 0
 ACTIVITY: Final = 1
+"""Of Nexus operations, too."""
 
 _STALE_TOLERATED: Final = 64
 
@@ -77,11 +78,36 @@ def activity_due_ms(run: Run, item: ActivityItem) -> int:
     return due_ms
 
 
+def push_nexus(run: Run, item: NexusItem) -> None:
+    """Note when a Nexus operation is due next, if ever."""
+    due_ms = nexus_due_ms(item)
+    if due_ms:
+        push(run, due_ms, ACTIVITY, item.event_id)
+
+
+def nexus_due_ms(item: NexusItem) -> int:
+    """The earliest timeout or retry of a Nexus operation; 0 = never."""
+    found: list[int] = []
+    if item.schedule_to_close_ms:
+        found.append(item.scheduled_at_ms + item.schedule_to_close_ms)
+    if item.started_at_ms:
+        if item.start_to_close_ms:
+            found.append(item.started_at_ms + item.start_to_close_ms)
+    elif item.schedule_to_start_ms:
+        found.append(item.scheduled_at_ms + item.schedule_to_start_ms)
+    request = item.request
+    if request is not None and (request.held_until_ms or request.next_attempt_at_ms):
+        found.append(request.held_until_ms or request.next_attempt_at_ms)
+    return min(found, default=0)
+
+
 def _due_ms(run: Run, item: Item) -> int:
     if isinstance(item, TimerItem):
         return item.fire_at_ms
     if isinstance(item, ActivityItem):
         return activity_due_ms(run, item)
+    if isinstance(item, NexusItem):
+        return nexus_due_ms(item)
     return 0
 
 
@@ -161,7 +187,14 @@ def hot(run: Run) -> bool:
         if isinstance(item, ActivityItem) and not item.next_attempt_at_ms and not item.held:
             if item.control is None or not item.control.paused_at_ms:
                 return True
-    return False
+    nexus_ids = run.live.nexus_ids
+    return bool(nexus_ids) and any(waits_for_worker(state.items[event_id]) for event_id in nexus_ids)
+
+
+def waits_for_worker(item: Item) -> bool:
+    """Whether a Nexus operation has a request that may be handed out."""
+    request = item.request if isinstance(item, NexusItem) else None
+    return request is not None and not request.held_until_ms and not request.next_attempt_at_ms
 
 
 def wake_at_ms(run: Run) -> int | None:

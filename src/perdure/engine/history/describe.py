@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from perdure.api import messages as m
 from perdure.api.durations import set_duration_ms, set_timestamp_ms
-from perdure.engine.history import retrying, versions
-from perdure.engine.history.state import ActivityControl, ActivityItem, ChildItem, Run, RunState
+from perdure.engine.history import callbacks, nexus, retrying, versions
+from perdure.engine.history.state import ActivityControl, ActivityItem, ChildItem, NexusItem, Run, RunState
 from perdure.engine.visibility.values import stored
 
 _STATE = m.PendingActivityState
@@ -206,6 +206,10 @@ def describe(run: Run, now_ms: int) -> m.DescribeWorkflowExecutionResponse:
             child.workflow_type_name = item.workflow_type
             child.initiated_id = item.event_id
             child.parent_close_policy = m.ParentClosePolicy.ValueType(item.parent_close_policy)
+        elif isinstance(item, NexusItem):
+            nexus.describe(response.pending_nexus_operations.add(), item)
+    for callback in state.callbacks or ():
+        callbacks.describe(response.callbacks.add(), callback)
     _describe_task(response, run)
     return response
 

@@ -16,12 +16,13 @@ from msgspec import structs
 
 from perdure.api import messages as m
 from perdure.api.durations import duration_ms, timestamp_ms
-from perdure.engine.history import retrying, versions
+from perdure.engine.history import evolve_nexus, retrying, versions
 from perdure.engine.history.state import (
     ActivityItem,
     CancelItem,
     ChildItem,
     Item,
+    NexusItem,
     Pause,
     RunState,
     SignalItem,
@@ -90,6 +91,7 @@ def apply_workflow_started(state: RunState, at_ms: int, attributes: m.WorkflowEx
     if attributes.HasField("inherited_pinned_version"):
         version = attributes.inherited_pinned_version
         state.inherited = versions.key_of(version.deployment_name, version.build_id)
+    evolve_nexus.apply_callbacks(state, attributes.completion_callbacks, at_ms)
     if attributes.HasField("parent_workflow_execution"):
         state.parent_namespace = attributes.parent_workflow_namespace
         state.parent_workflow_id = attributes.parent_workflow_execution.workflow_id
@@ -366,6 +368,7 @@ def _unpaused(state: RunState, event_id: int, at_ms: int, attributes: Any) -> No
 def _options_updated(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:
     apply_options_updated(state, attributes)
     apply_attached(state, attributes.attached_request_id, event_id)
+    evolve_nexus.apply_callbacks(state, attributes.attached_completion_callbacks, at_ms)
 
 
 def _memo_modified(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:
@@ -481,6 +484,7 @@ APPLIERS: Final[dict[int, Applier]] = dict(
         _applier(_T.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED, _update_completed),
         _applier(_T.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED, _initiated_closed),
         _applier(_T.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED, _initiated_closed),
+        *(_applier(event_type, effect) for event_type, effect in evolve_nexus.EFFECTS),
     )
 )
 
@@ -541,6 +545,7 @@ _NOT_IN_HISTORY: Final = frozenset(
         "outbox",
         "spilled",
         "items",
+        "callbacks",
         "updates",
         "user_metadata",
         "state_transitions",
@@ -553,6 +558,7 @@ def folded_view(state: RunState) -> object:
     """The part of a state that its history determines, as a value to compare."""
     view = {name: getattr(state, name) for name in _FOLDED_FIELDS}
     view["items"] = {event_id: _folded_item(item) for event_id, item in sorted(state.items.items())}
+    view["callbacks"] = evolve_nexus.folded_callbacks(state)
     view["updates"] = _folded_updates(state.updates)
     view["transient"] = state.task_attempt > 1
     # The same attributes may have their maps written in another order.
@@ -590,4 +596,4 @@ def _folded_item(item: Item) -> object:
             said.retry,
             said.priority,
         )
-    return structs.asdict(item)
+    return evolve_nexus.folded(item) if isinstance(item, NexusItem) else structs.asdict(item)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from perdure.api import messages as m
-from perdure.engine.history import child, events_between, evolve, pending, workflow_task
+from perdure.engine.history import callbacks, child, events_between, evolve, pending, workflow_task
 from perdure.engine.history.events_between import ExternalReference
 from perdure.engine.history.recording import arrival_id, arrive, send
 from perdure.engine.history.state import CancelItem, MessageKind, OutMessage, Run, SignalItem
@@ -95,6 +95,8 @@ def message_delivered(run: Run, seq: int, *, run_id: str = "", failure_cause: in
             _signal_outcome(transition, message, failure_cause)
         case MessageKind.CANCEL:
             _cancel_outcome(transition, message, failure_cause)
+        case MessageKind.CALLBACK:
+            callbacks.ended(transition, message, failure_cause)
         case _:
             pass
     return transition

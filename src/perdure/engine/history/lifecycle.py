@@ -16,6 +16,7 @@ from perdure.api import messages as m
 from perdure.api.durations import duration_ms, set_duration_ms, set_timestamp_ms
 from perdure.engine.history import (
     beginning,
+    callbacks,
     closing,
     cron,
     events,
@@ -90,7 +91,7 @@ def check_start(request: m.StartWorkflowExecutionRequest, limits: Limits) -> Non
     if request.HasField("versioning_override"):
         options.check_override(request.versioning_override)
     if request.completion_callbacks:
-        raise invalid("CompletionCallbacks: this server calls nobody back; leave them out and wait for the result")
+        callbacks.check(None, request.completion_callbacks, limits)
     refused = priorities.refusal(request.priority)
     if refused is not None:
         raise invalid(refused)
@@ -146,7 +147,7 @@ def start_run(
         event.user_metadata.CopyFrom(request.user_metadata)
         state.user_metadata = request.user_metadata.SerializeToString()
     if request.links:
-        event.links.MergeFrom(request.links)
+        event.links.extend(callbacks.own_links(request.links, request.completion_callbacks))
     append(transition, event)
     evolve.apply_workflow_started(state, now_ms, attributes)
     state.namespace = request.namespace
@@ -218,6 +219,7 @@ def _started_attributes(
     for name in ("input", "header", "memo", "search_attributes", "priority", "versioning_override"):
         if request.HasField(name):
             getattr(attributes, name).CopyFrom(getattr(request, name))
+    attributes.completion_callbacks.extend(request.completion_callbacks)
     if request.request_eager_execution and not backoff_ms:
         attributes.eager_execution_accepted = True
     if request.HasField("retry_policy"):

@@ -13,7 +13,7 @@ from typing import Final
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
-from perdure.engine.history import events, evolve, priorities, workflow_task
+from perdure.engine.history import callbacks, events, evolve, evolve_nexus, priorities, workflow_task
 from perdure.engine.history.recording import arrival_id, arrive
 from perdure.engine.history.state import Run, RunState
 from perdure.engine.history.transition import Limits, Transition
@@ -60,24 +60,27 @@ def attach(run: Run, request: m.StartWorkflowExecutionRequest, *, limits: Limits
     """What a start that found this run leaves in it, as its ``on_conflict_options`` say. changed=False if nothing.
 
     Raises:
-        RpcError: INVALID_ARGUMENT, too many have been attached.
+        RpcError: INVALID_ARGUMENT, too many have been attached; FAILED_PRECONDITION, too many callbacks.
     """
     transition = Transition(run, now_ms)
     asked = request.on_conflict_options
     request_id = request.request_id if asked.attach_request_id else ""
-    links = request.links if asked.attach_links else ()
+    calls = request.completion_callbacks if asked.attach_completion_callbacks else ()
+    links = callbacks.own_links(request.links, calls) if asked.attach_links else ()
     attached = run.state.attached or {}
-    if not (request_id or links) or request_id in attached:
+    if not (request_id or links or calls) or request_id in attached:
         transition.changed = False
         return transition
     if len(attached) >= limits.request_ids_kept:
         raise _invalid(f"{len(attached)} requests have been attached to the run, the most it may have")
+    callbacks.check(run.state, calls, limits)
     attributes = m.WorkflowExecutionOptionsUpdatedEventAttributes(
-        attached_request_id=request_id, identity=request.identity
+        attached_request_id=request_id, identity=request.identity, attached_completion_callbacks=calls
     )
     event = events.options_updated(arrival_id(run), now_ms, attributes)
     event.links.extend(links)
     evolve.apply_attached(run.state, request_id, event.event_id)
+    evolve_nexus.apply_callbacks(run.state, calls, now_ms)
     arrive(transition, event)
     return transition
 

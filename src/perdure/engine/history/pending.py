@@ -6,7 +6,7 @@ Items live in `state.items`; `live` knows their names. A run with more than a fe
 
 from __future__ import annotations
 
-from perdure.engine.history.state import ActivityItem, ChildItem, Item, Run, TimerItem
+from perdure.engine.history.state import ActivityItem, ChildItem, Item, NexusItem, Run, TimerItem
 
 
 def touch(run: Run, event_id: int) -> None:
@@ -65,6 +65,17 @@ def remove_external(run: Run, event_id: int) -> None:
     touch(run, event_id)
 
 
+def add_nexus(run: Run, item: NexusItem) -> None:
+    add(run, item)
+    run.live.nexus_ids.add(item.event_id)
+
+
+def remove_nexus(run: Run, event_id: int) -> None:
+    del run.state.items[event_id]
+    run.live.nexus_ids.discard(event_id)
+    touch(run, event_id)
+
+
 def forget_all(run: Run) -> None:
     """The run closes: nothing is pending any more (state.items is emptied by the closing event's effect)."""
     live = run.live
@@ -75,6 +86,7 @@ def forget_all(run: Run) -> None:
     live.activity_ids.clear()
     live.timer_ids.clear()
     live.child_ids.clear()
+    live.nexus_ids.clear()
     live.deadlines.clear()
 
 
@@ -89,5 +101,7 @@ def index_all(run: Run) -> None:
                 live.timer_ids[item.timer_id] = event_id
             case ChildItem():
                 live.child_ids[item.workflow_id] = event_id
+            case NexusItem():
+                live.nexus_ids.add(event_id)
             case _:
                 pass

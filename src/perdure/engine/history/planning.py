@@ -67,6 +67,10 @@ class Plan(Struct):
     """The types of the namespace's own search attributes, by name; None: it has none."""
     mailbox: Mailbox | None = None
     """None: the worker sends no messages."""
+    endpoints: Mapping[str, str] | None = None
+    """Ids of the Nexus endpoints by name; None: there are none."""
+    nexus: int = 0
+    cancelled_nexus: set[int] = set()
 
 
 class Mailbox(Struct):

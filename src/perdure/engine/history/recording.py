@@ -3,7 +3,8 @@
 A worker that was handed a task has been promised a history that ends with its Started event, so whatever arrives
 meanwhile waits in `state.buffered` and is flushed after the events of the worker's commands. Its effect on what is
 pending is immediate: an activity that completed is gone, though its Completed event has no id yet. On flush the
-completions of activities and children come last, so that a worker sees the signals that preceded them first.
+completions of activities, children and Nexus operations come last, so that a worker sees the signals that preceded
+them first.
 
 Every event that arrives from outside also calls for a workflow task: `arrive`, then `workflow_task.call`.
 """
@@ -35,6 +36,17 @@ _CLOSING_LAST: Final[dict[int, str]] = {
     _T.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED: "child_workflow_execution_terminated_event_attributes",
 }
 """Event types that sort last on flush, and where they name the Started event they close."""
+
+_NEXUS_CLOSINGS: Final = frozenset(
+    (
+        _T.EVENT_TYPE_NEXUS_OPERATION_COMPLETED,
+        _T.EVENT_TYPE_NEXUS_OPERATION_FAILED,
+        _T.EVENT_TYPE_NEXUS_OPERATION_CANCELED,
+        _T.EVENT_TYPE_NEXUS_OPERATION_TIMED_OUT,
+    )
+)
+"""They sort last, too, and name no other event that could be buffered."""
+_LAST: Final = frozenset(_CLOSING_LAST) | _NEXUS_CLOSINGS
 
 _ACTIVITY_STARTED = _T.EVENT_TYPE_ACTIVITY_TASK_STARTED
 _OPTIONS_UPDATED = _T.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED
@@ -98,7 +110,7 @@ def flush(transition: Transition) -> bool:
     last: list[m.HistoryEvent] = []
     for data in state.buffered:
         event = m.HistoryEvent.FromString(data)
-        (last if event.event_type in _CLOSING_LAST else first).append(event)
+        (last if event.event_type in _LAST else first).append(event)
     state.buffered = []
     started: dict[int, int] = {}
     for event in first:
@@ -120,7 +132,8 @@ def flush(transition: Transition) -> bool:
         append(transition, event)
     for event in last:
         events.renumber(event, state.next_event_id)
-        _refer_to_started(event, started)
+        if event.event_type in _CLOSING_LAST:
+            _refer_to_started(event, started)
         append(transition, event)
     return True
 

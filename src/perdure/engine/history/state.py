@@ -6,8 +6,8 @@ MessagePack it is the run's row in the store, so that a run loads without readin
 process knows only while it holds the run: which tasks are handed out and since when. Losing it is harmless: the
 tasks are handed out again.
 
-Pending items (activities, timers, children, external signals and cancels) share one dict keyed by the id of the
-event that created them. Instants are epoch milliseconds, spans milliseconds, 0 = not set; ids 0 = none.
+Pending items (activities, timers, children, external signals and cancels, Nexus operations) share one dict keyed by the
+id of the event that created them. Instants are epoch milliseconds, spans milliseconds, 0 = not set; ids 0 = none.
 New fields go at the end, with a default: rows are arrays, and older rows must still load.
 """
 
@@ -26,12 +26,15 @@ __all__ = [
     "ActivityItem",
     "ActivityLive",
     "ActivityOriginal",
+    "CallbackItem",
     "CancelItem",
     "ChildItem",
     "Item",
     "Live",
     "MessageKind",
     "News",
+    "NexusItem",
+    "NexusRequest",
     "OutMessage",
     "Pause",
     "Retry",
@@ -173,7 +176,69 @@ class CancelItem(Struct, array_like=True, tag="x"):
     control: str = ""
 
 
-Item = ActivityItem | TimerItem | ChildItem | SignalItem | CancelItem
+class NexusRequest(Struct, array_like=True):
+    """A request of a Nexus operation, to start it or to cancel it, until it is answered for good."""
+
+    attempt: int = 1
+    next_attempt_at_ms: int = 0
+    """When the present attempt may be handed out; 0 = at once."""
+    held_until_ms: int = 0
+    """The present attempt is with a worker, which has this long to answer; 0 = it is not."""
+    last_failure: bytes = b""
+    """A serialized Failure, of the attempt before."""
+    last_ended_at_ms: int = 0
+
+
+class NexusItem(Struct, array_like=True, tag="n"):
+    """A Nexus operation from its Scheduled event to its closing one (see `nexus`)."""
+
+    event_id: int
+    endpoint: str
+    endpoint_id: str
+    service: str
+    operation: str
+    request_id: str
+    scheduled_at_ms: int
+    schedule_to_close_ms: int = 0
+    schedule_to_start_ms: int = 0
+    start_to_close_ms: int = 0
+    start: NexusRequest = field(default_factory=NexusRequest)
+    token: str = ""
+    """What its handler calls it, once it has started asynchronously."""
+    started_at_ms: int = 0
+    """0 = it has not."""
+    cancel_requested_event_id: int = 0
+    cancel_requested_at_ms: int = 0
+    cancel_task_completed_event_id: int = 0
+    """Of the workflow task that asked for the cancel."""
+    cancel: NexusRequest = field(default_factory=NexusRequest)
+    cancel_state: int = 0
+    """A NexusOperationCancellationState once the cancel request has been answered for good."""
+
+    @property
+    def request(self) -> NexusRequest | None:
+        """What is to be delivered now; None if nothing is."""
+        if not self.started_at_ms:
+            return self.start
+        return self.cancel if self.cancel_requested_event_id and not self.cancel_state else None
+
+
+Item = ActivityItem | TimerItem | ChildItem | SignalItem | CancelItem | NexusItem
+
+
+class CallbackItem(Struct, array_like=True):
+    """Whom to tell how the workflow ends (see `callbacks`)."""
+
+    callback: bytes
+    """A serialized Callback."""
+    registered_at_ms: int
+    state: int = 1
+    """A CallbackState; 1 = the workflow has not ended."""
+    attempt: int = 0
+    last_failure: bytes = b""
+    """A serialized Failure."""
+    last_ended_at_ms: int = 0
+    next_attempt_at_ms: int = 0
 
 
 class MessageKind(IntEnum):
@@ -189,6 +254,8 @@ class MessageKind(IntEnum):
     """TerminateWorkflowExecutionRequest (parent close policy)"""
     CHILD_CLOSED = 5
     """HistoryEvent: the child's closing event, for the parent"""
+    CALLBACK = 6
+    """Nothing: the closing event is to be told to the sender's callback number `event_id`"""
 
 
 class OutMessage(Struct, array_like=True):
@@ -341,6 +408,8 @@ class RunState(Struct, array_like=True):
     """How often the run was written."""
     pause: Pause | None = None
     """Set while nothing of the run may be handed out."""
+    callbacks: list[CallbackItem] | None = None
+    """Whom to tell how the workflow ends; in the last of its runs."""
 
 
 class WorkflowTaskLive(Struct, gc=False):
@@ -423,6 +492,8 @@ class Live(Struct):
     speculative_at_ms: int = 0
     news: News | None = None
     """None if there is something to tell that it has no word for."""
+    nexus_ids: set[int] = set()
+    """Scheduled event ids of the Nexus operations that are pending."""
 
 
 class Run(Struct, eq=False):

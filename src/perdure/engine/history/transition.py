@@ -30,6 +30,16 @@ class Limits:
     pending_children: int = 2000
     pending_signals: int = 2000
     pending_cancels: int = 2000
+    pending_nexus_operations: int = 30
+    nexus_header_bytes: int = 8 * 1024
+    """Names and values of the headers of an operation, or of a callback."""
+    nexus_request_timeout_ms: int = 10_000
+    """How long a handler has to answer a Nexus request."""
+    nexus_backoff_initial_ms: int = 1000
+    """Doubles with each further attempt of a Nexus request or a callback."""
+    nexus_backoff_max_ms: int = 3600 * 1000
+    callbacks: int = 2000
+    """Of one workflow."""
     signals_per_run: int = 10_000
     request_ids_kept: int = 1000
     history_events_suggest: int = 4096
@@ -141,7 +151,8 @@ class Transition(Struct):
     workflow_task: bool = False
     """A workflow task has become dispatchable (now, not before state.task_not_before_ms): offer it."""
     activities: list[int] = []
-    """Scheduled event ids of activities that have become dispatchable: offer them after the commit."""
+    """Scheduled event ids of activities and Nexus operations that have become dispatchable: offer them after the
+    commit."""
     eager: list[int] | None = None
     """Those among them that the worker asked to have in the answer to its completion."""
     messages: list[OutMessage] = []

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from heapq import heappop
 
-from perdure.engine.history import activity, closing, deadlines, timer, workflow_task
-from perdure.engine.history.state import ActivityItem, Run, TimerItem
+from perdure.engine.history import activity, closing, deadlines, nexus, timer, workflow_task
+from perdure.engine.history.state import ActivityItem, NexusItem, Run, TimerItem
 from perdure.engine.history.transition import Limits, Transition
 
 
@@ -23,12 +23,12 @@ def wake(run: Run, *, limits: Limits, new_id: Callable[[], str], now_ms: int) ->
         transition.changed = True
         closing.time_out(transition, new_id)
         return transition
-    _fire_items(transition)
+    _fire_items(transition, limits)
     _wake_task(transition, limits)
     return transition
 
 
-def _fire_items(transition: Transition) -> None:
+def _fire_items(transition: Transition, limits: Limits) -> None:
     run = transition.run
     while True:
         due_ms, event_id = deadlines.earliest_item(run)
@@ -41,6 +41,8 @@ def _fire_items(transition: Transition) -> None:
             timer.fire_due(transition, item)
         elif isinstance(item, ActivityItem):
             activity.fire_due(transition, item)
+        elif isinstance(item, NexusItem):
+            nexus.fire_due(transition, item, limits)
 
 
 def _wake_task(transition: Transition, limits: Limits) -> None:

@@ -33,7 +33,17 @@ if TYPE_CHECKING:
     from perdure.engine.queries import PendingQuery
     from perdure.engine.slot import Slot
 
-__all__ = ["ActivityTask", "Matching", "Poller", "QueryTask", "Standing", "Task", "TaskQueue", "WorkflowTask"]
+__all__ = [
+    "ActivityTask",
+    "Matching",
+    "NexusTask",
+    "Poller",
+    "QueryTask",
+    "Standing",
+    "Task",
+    "TaskQueue",
+    "WorkflowTask",
+]
 
 _NEVER_MS = -(1 << 62)
 
@@ -60,6 +70,13 @@ class ActivityTask(Struct, frozen=True, gc=False):
     run_key: int
     scheduled_event_id: int
     attempt: int
+
+
+class NexusTask(ActivityTask, frozen=True, gc=False):
+    """An attempt of a request of a Nexus operation that may be handed out."""
+
+    cancels: bool
+    """It asks to cancel the operation, not to start it."""
 
 
 Task = WorkflowTask | QueryTask | ActivityTask
@@ -390,7 +407,7 @@ _Key = tuple[str, str]
 
 
 class Matching:
-    """All task queues of an engine, by (namespace, name); workflow and activity queues apart.
+    """All task queues of an engine, by (namespace, name); workflow, activity and Nexus queues apart.
 
     Args:
         clock: for expiries.
@@ -413,6 +430,7 @@ class Matching:
         """Tasks in the futures of polls that have not resumed yet."""
         self.workflow: OrderedDict[_Key, TaskQueue] = OrderedDict()
         self.activity: OrderedDict[_Key, TaskQueue] = OrderedDict()
+        self.nexus: OrderedDict[_Key, TaskQueue] = OrderedDict()
         self._max_queues = max_queues
         self._shut_workers: OrderedDict[str, None] = OrderedDict()
 
@@ -423,6 +441,10 @@ class Matching:
     def activity_queue(self, namespace: str, name: str) -> TaskQueue:
         """The queue, made when it is new."""
         return self.activity.get((namespace, name)) or self._make(self.activity, (namespace, name))
+
+    def nexus_queue(self, namespace: str, name: str) -> TaskQueue:
+        """The queue, made when it is new."""
+        return self.nexus.get((namespace, name)) or self._make(self.nexus, (namespace, name))
 
     def _make(self, queues: OrderedDict[_Key, TaskQueue], key: _Key) -> TaskQueue:
         if len(queues) >= self._max_queues:
@@ -444,7 +466,7 @@ class Matching:
             self._shut_workers[worker_key] = None
             while len(self._shut_workers) > self._max_queues:
                 self._shut_workers.popitem(last=False)
-        for queues in (self.workflow, self.activity):
+        for queues in (self.workflow, self.activity, self.nexus):
             for (of_namespace, name), task_queue in list(queues.items()):
                 if of_namespace != namespace:
                     continue
@@ -468,6 +490,7 @@ class Matching:
         """Every queue."""
         yield from self.workflow.values()
         yield from self.activity.values()
+        yield from self.nexus.values()
 
     def has_match(self) -> bool:
         """A task is on its way to a poll."""

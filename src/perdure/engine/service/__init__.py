@@ -14,6 +14,7 @@ from perdure.engine.service.deployments import DeploymentTopic
 from perdure.engine.service.direct import DirectTopic
 from perdure.engine.service.histories import HistoryTopic
 from perdure.engine.service.namespaces import NamespaceTopic
+from perdure.engine.service.nexus import NexusTopic
 from perdure.engine.service.operations import OperationTopic
 from perdure.engine.service.queries import QueryTopic
 from perdure.engine.service.search_attributes import SearchAttributeTopic
@@ -41,6 +42,7 @@ class EngineService(
     DeploymentTopic,
     TaskQueueTopic,
     WorkerTopic,
+    NexusTopic,
     DirectTopic,
 ):
     """The engine as a `perdure.api.WorkflowService`."""

@@ -37,6 +37,7 @@ class NamespaceTopic(ServiceTopic):
         response.capabilities.eager_workflow_start = True
         response.capabilities.sdk_metadata = True
         response.capabilities.upsert_memo = True
+        response.capabilities.nexus = True
         response.capabilities.count_group_by_execution_status = True
         return response
 

@@ -17,7 +17,7 @@ _ARCHIVAL = "archival is not supported; keep closed workflows longer with the na
 _BUILD_IDS = "versioning by build id sets is not supported; use workflow.patched in the code"
 _CLUSTERS = "there is one cluster and no replication; run one server for all namespaces"
 _DEPLOYMENTS = "deployments come with the first poll of their workers; see DescribeWorkerDeployment"
-_NEXUS = "Nexus is not supported; start a child workflow or an activity"
+_NEXUS = "Nexus operations are started by workflows; start a workflow that calls the operation"
 _QUEUES = "the server sets no rates for task queues; workers do, with max_task_queue_activities_per_second"
 _RULES = "workflow rules are not supported; act on workflows with batch operations"
 _SCHEDULES = "schedules are not supported yet; start the workflow with a cron schedule"
@@ -41,9 +41,6 @@ UNSERVED: dict[str, str] = {
     "update_worker_versioning_rules": _BUILD_IDS,
     "get_worker_versioning_rules": _BUILD_IDS,
     "get_worker_task_reachability": _BUILD_IDS,
-    "poll_nexus_task_queue": _NEXUS,
-    "respond_nexus_task_completed": _NEXUS,
-    "respond_nexus_task_failed": _NEXUS,
     "update_activity_execution_options": _STANDALONE,
     "pause_activity_execution": _STANDALONE,
     "unpause_activity_execution": _STANDALONE,
@@ -85,16 +82,12 @@ UNSERVED: dict[str, str] = {
     "add_or_update_remote_cluster": _CLUSTERS,
     "remove_remote_cluster": _CLUSTERS,
     "list_clusters": _CLUSTERS,
-    "get_nexus_endpoint": _NEXUS,
-    "create_nexus_endpoint": _NEXUS,
-    "update_nexus_endpoint": _NEXUS,
-    "delete_nexus_endpoint": _NEXUS,
-    "list_nexus_endpoints": _NEXUS,
 }
 """Why a method is refused, and what to do instead, by Python name."""
 
 NOTES: dict[str, str] = {
     "get_cluster_info": "one cluster, one shard",
+    "create_nexus_endpoint": "targets are workers; an external URL is refused",
     "update_workflow_execution_options": "no time skipping; no versioning override for one task",
 }
 """Where a served method does less than its definition allows for, or otherwise; printed beside it."""

@@ -21,6 +21,7 @@ __all__ = ["TaskQueueTopic"]
 _TYPE = m.TaskQueueType
 _WORKFLOW = _TYPE.TASK_QUEUE_TYPE_WORKFLOW
 _ACTIVITY = _TYPE.TASK_QUEUE_TYPE_ACTIVITY
+_NEXUS = _TYPE.TASK_QUEUE_TYPE_NEXUS
 _ENHANCED = m.DescribeTaskQueueMode.DESCRIBE_TASK_QUEUE_MODE_ENHANCED
 _STICKY = m.TaskQueueKind.TASK_QUEUE_KIND_STICKY
 _RATE = 100_000.0
@@ -96,6 +97,9 @@ class TaskQueueTopic(ServiceTopic):
 
     def _queues(self, namespace: str, name: str, kind: int) -> list[TaskQueue]:
         """What is known of a task queue, each version's part by itself: asking must not make one."""
+        if kind == _NEXUS:
+            nexus = self.matching.nexus.get((namespace, name))
+            return [nexus] if nexus is not None else []
         if kind not in (_WORKFLOW, _ACTIVITY):
             return []
         known = self.matching.workflow if kind == _WORKFLOW else self.matching.activity

@@ -134,6 +134,7 @@ class WorkflowTaskTopic(ServiceTopic):
             limits=self.limits,
             new_id=shard.ids.new_id,
             attributes=self.namespaces.by_name[namespace].attributes,
+            endpoints=shard.nexus.endpoints.ids,
             now_ms=now_ms,
         )
         error = transition.error

@@ -53,13 +53,16 @@ class WorkflowTopic(ServiceTopic):
     ) -> m.StartWorkflowExecutionResponse:
         """What the caller of a start is told."""
         state = started.slot.run.state
-        return m.StartWorkflowExecutionResponse(
+        response = m.StartWorkflowExecutionResponse(
             run_id=state.run_id,
             first_execution_run_id=state.first_run_id or state.run_id,
             started=started.is_new or state.start_request_id == request.request_id,
             status=_RUNNING if started.is_new else m.WorkflowExecutionStatus.ValueType(state.status),
             eager_workflow_task=first_task,
         )
+        if not self.in_process:
+            _link(response.link, state, request.request_id)
+        return response
 
     async def _wait_started(self, started: Started) -> None:
         if started.group is not None:
@@ -145,6 +148,20 @@ class WorkflowTopic(ServiceTopic):
         if not execution.workflow_id:
             raise invalid("the workflow id is missing")
         return await self.cache.find(namespace, execution.workflow_id, execution.run_id)
+
+
+def _link(link: m.Link, state: history.RunState, request_id: str) -> None:
+    """The link to the event that a start has left: the first one, or the one that says it found the run."""
+    event = link.workflow_event
+    event.namespace = state.namespace
+    event.workflow_id = state.workflow_id
+    event.run_id = state.run_id
+    if state.attached and request_id in state.attached:
+        event.request_id_ref.request_id = request_id
+        event.request_id_ref.event_type = m.EventType.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED
+    else:
+        event.event_ref.event_id = 1
+        event.event_ref.event_type = m.EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
 
 
 def check_chain(slot: Slot, first_run_id: str) -> None:

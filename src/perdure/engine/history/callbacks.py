@@ -1,0 +1,163 @@
+"""Completion callbacks: who is told how a workflow ends.
+
+    state        event in
+    -----------  ------------------------------------------------
+    standby      the workflow's last run closes → scheduled
+    scheduled    delivered → succeeded; refused → failed; no answer → backing off
+    backing off  due → scheduled
+
+Callbacks come with the request that starts a workflow, or are attached by one that finds it running; both are in its
+history. A run that is followed by another hands its callbacks on. When the last run closes, each becomes a message in
+its outbox, which stays there until it has been delivered or refused for good. What is told is the closing event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from perdure.api import RpcError, StatusCode
+from perdure.api import messages as m
+from perdure.api.durations import set_timestamp_ms
+from perdure.engine.history.nexus import Completion, backoff_ms
+from perdure.engine.history.nexus_failures import handler_failure
+from perdure.engine.history.recording import send
+from perdure.engine.history.state import CallbackItem, MessageKind, OutMessage, Run, RunState
+from perdure.engine.history.transition import Limits, Transition
+
+_STATE = m.CallbackState
+_SCHEDULED = int(_STATE.CALLBACK_STATE_SCHEDULED)
+_BACKING_OFF = int(_STATE.CALLBACK_STATE_BACKING_OFF)
+_FAILED = int(_STATE.CALLBACK_STATE_FAILED)
+_SUCCEEDED = int(_STATE.CALLBACK_STATE_SUCCEEDED)
+_T = m.EventType
+
+NOT_FOUND: Final = 1
+"""Why a callback could not be delivered: nobody waits for it."""
+
+
+def check(state: RunState | None, callbacks: Sequence[m.Callback], limits: Limits) -> None:
+    """Everything that can be wrong with callbacks whatever their URLs are.
+
+    Args:
+        state: of the run they are attached to; None if it is new.
+        callbacks: the new ones.
+        limits: bounds.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT; FAILED_PRECONDITION, there are too many.
+    """
+    for callback in callbacks:
+        if callback.WhichOneof("variant") != "nexus":
+            raise RpcError(StatusCode.INVALID_ARGUMENT, "a completion callback is a Nexus callback; set its URL")
+        header = callback.nexus.header
+        if sum(len(name) + len(value) for name, value in header.items()) > limits.nexus_header_bytes:
+            raise RpcError(
+                StatusCode.INVALID_ARGUMENT,
+                f"invalid nexus callback: the header exceeds {limits.nexus_header_bytes} bytes",
+            )
+        if len(callback.nexus.url) > limits.id_length:
+            raise RpcError(
+                StatusCode.INVALID_ARGUMENT, f"invalid nexus callback: the URL exceeds {limits.id_length} characters"
+            )
+    attached = len(state.callbacks or ()) if state is not None else 0
+    if attached + len(callbacks) > limits.callbacks:
+        raise RpcError(
+            StatusCode.FAILED_PRECONDITION,
+            f"cannot attach more than {limits.callbacks} callbacks to a workflow"
+            f" ({attached} callbacks already attached)",
+        )
+
+
+def own_links(links: Iterable[m.Link], callbacks: Iterable[m.Callback]) -> list[m.Link]:
+    """The links of a request, without those that its callbacks carry themselves."""
+    carried = [link for callback in callbacks for link in callback.links]
+    return [link for link in links if link not in carried]
+
+
+def hand_on(state: RunState, request: m.StartWorkflowExecutionRequest) -> None:
+    """Give a run's callbacks to the one that follows it."""
+    for item in state.callbacks or ():
+        request.completion_callbacks.add().MergeFromString(item.callback)
+
+
+def trigger(transition: Transition) -> None:
+    """The workflow has ended: tell them all."""
+    state = transition.run.state
+    for number, item in enumerate(state.callbacks or ()):
+        item.state = _SCHEDULED
+        message = OutMessage(
+            0, MessageKind.CALLBACK, state.namespace, state.workflow_id, state.run_id, b"", event_id=number
+        )
+        send(transition, message)
+
+
+def ended(transition: Transition, message: OutMessage, failure_cause: int) -> None:
+    """A message has been delivered, or refused for good."""
+    item = _item(transition.run, message)
+    item.attempt += 1
+    item.last_ended_at_ms = transition.now_ms
+    item.next_attempt_at_ms = 0
+    item.state = _SUCCEEDED
+    if failure_cause:
+        item.state = _FAILED
+        failure = handler_failure("NOT_FOUND", "nobody waits for the callback", retryable=False)
+        item.last_failure = failure.SerializeToString()
+
+
+def attempt_failed(run: Run, message: OutMessage, failure: m.Failure, *, limits: Limits, now_ms: int) -> Transition:
+    """A message could not be delivered; it is tried again at the item's `next_attempt_at_ms`."""
+    item = _item(run, message)
+    item.attempt += 1
+    item.last_ended_at_ms = now_ms
+    item.last_failure = failure.SerializeToString()
+    item.state = _BACKING_OFF
+    item.next_attempt_at_ms = now_ms + backoff_ms(item.attempt, limits)
+    return Transition(run, now_ms)
+
+
+def callback_of(run: Run, message: OutMessage) -> m.Callback:
+    """Whom a message is for."""
+    return m.Callback.FromString(_item(run, message).callback)
+
+
+def _item(run: Run, message: OutMessage) -> CallbackItem:
+    callbacks = run.state.callbacks
+    assert callbacks is not None and message.event_id < len(callbacks), "callbacks are never taken away"
+    return callbacks[message.event_id]
+
+
+def completion_of(event: m.HistoryEvent) -> Completion:
+    """What a closing event tells the caller of an operation."""
+    match event.event_type:
+        case _T.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
+            payloads = event.workflow_execution_completed_event_attributes.result.payloads
+            return Completion(result=payloads[0] if payloads else None)
+        case _T.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED:
+            return Completion(failure=event.workflow_execution_failed_event_attributes.failure)
+        case _T.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED:
+            failure = m.Failure(message="operation canceled")
+            details = event.workflow_execution_canceled_event_attributes.details
+            failure.canceled_failure_info.details.CopyFrom(details)
+        case _T.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED:
+            failure = m.Failure(message="operation terminated")
+            failure.terminated_failure_info.SetInParent()
+        case _:
+            failure = m.Failure(message="operation exceeded internal timeout")
+            failure.timeout_failure_info.timeout_type = m.TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE
+    return Completion(failure=failure)
+
+
+def describe(info: m.CallbackInfo, item: CallbackItem) -> None:
+    """A callback as clients see it."""
+    info.callback.MergeFromString(item.callback)
+    info.trigger.workflow_closed.SetInParent()
+    set_timestamp_ms(info.registration_time, item.registered_at_ms)
+    info.state = _STATE.ValueType(item.state)
+    info.attempt = item.attempt
+    if item.last_ended_at_ms:
+        set_timestamp_ms(info.last_attempt_complete_time, item.last_ended_at_ms)
+    if item.last_failure:
+        info.last_attempt_failure.MergeFromString(item.last_failure)
+    if item.next_attempt_at_ms:
+        set_timestamp_ms(info.next_attempt_schedule_time, item.next_attempt_at_ms)

@@ -1,0 +1,275 @@
+"""Nexus on its way: requests of operations to the workers that handle them, and completions to those that wait.
+
+A request goes to the queue that the operation's endpoint leads to, when the commit that made it dispatchable is
+durable. A worker that polls that queue gets it when it is durable that it does (`history.hold_nexus`); what it answers
+is applied to the run that calls. With the request goes a callback: the system's own URL, and a token that names the
+operation. A handler that starts a workflow gives them to it as a completion callback, and when that workflow closes the
+completion comes back here: it is found by its token and applied, in the commit that notes in the closed workflow that
+it was told. An operation whose caller was reset since is found by the notes that resets leave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from perdure.api import RpcError, StatusCode
+from perdure.api import messages as m
+from perdure.api.durations import set_timestamp_ms
+from perdure.engine import history
+from perdure.engine.history import NexusItem, OutMessage, links, nexus_failures
+from perdure.engine.matching.queue import NexusTask, Task
+from perdure.engine.nexus_endpoints import Endpoints
+from perdure.engine.reading import HistoryReader
+from perdure.engine.slot import Slot
+from perdure.engine.tokens import CallbackToken, NexusToken, Tokens
+
+if TYPE_CHECKING:
+    from perdure.engine.shard import Shard
+
+__all__ = ["Nexus"]
+
+SYSTEM_URL: Final = "temporal://system"
+TOKEN_HEADER: Final = "temporal-callback-token"
+_OPERATION_TOKEN_HEADERS: Final = ("nexus-operation-token", "nexus-operation-id")
+_AGAIN = frozenset((StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED, StatusCode.DATA_LOSS, StatusCode.INTERNAL))
+_RESETS_FOLLOWED = 100
+_SCHEDULED = m.EventType.EVENT_TYPE_NEXUS_OPERATION_SCHEDULED
+_STARTED = m.EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
+
+
+class Nexus:
+    """The Nexus of a shard."""
+
+    def __init__(self, shard: Shard) -> None:
+        self.endpoints = Endpoints(shard, self._lead_again)
+        self._shard = shard
+        self._reader: HistoryReader | None = None
+        self._tokens: Tokens | None = None
+
+    async def start(self, reader: HistoryReader, tokens: Tokens) -> None:
+        """Read the endpoints. Raises RpcError UNAVAILABLE, the store can't be read."""
+        self._reader = reader
+        self._tokens = tokens
+        await self.endpoints.load()
+
+    @property
+    def reader(self) -> HistoryReader:
+        assert self._reader is not None, "a started engine reads"
+        return self._reader
+
+    @property
+    def tokens(self) -> Tokens:
+        assert self._tokens is not None, "a started engine has tokens"
+        return self._tokens
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    def offer(self, slot: Slot, item: history.Item) -> None:
+        """Bring the request of an operation to its queue; without a queue it fails."""
+        request = item.request if isinstance(item, NexusItem) else None
+        if request is None:
+            return
+        assert isinstance(item, NexusItem), "others have no request"
+        cancels = bool(item.started_at_ms)
+        endpoint = self.endpoints.by_id.get(item.endpoint_id)
+        shard = self._shard
+        if endpoint is not None and endpoint.spec.target.worker.namespace in shard.namespaces.by_name:
+            worker = endpoint.spec.target.worker
+            task = NexusTask(slot.key, item.event_id, request.attempt, cancels)
+            shard.matching.nexus_queue(worker.namespace, worker.task_queue).offer(task)
+            return
+        failure = nexus_failures.handler_failure("NOT_FOUND", f"endpoint {item.endpoint!r} leads nowhere")
+        transition = history.fail_nexus_attempt(
+            slot.run,
+            item.event_id,
+            request.attempt,
+            failure,
+            cancels=cancels,
+            limits=shard.limits,
+            now_ms=shard.clock.now_ms(),
+        )
+        shard.apply(slot, transition)
+
+    def _lead_again(self) -> None:
+        """Endpoints have changed: what waits in a queue may belong into another."""
+        waiting = [task for queue in self._shard.matching.nexus.values() for task in queue.clear()]
+        if waiting:
+            self._shard.spawn(self._offer_all(waiting))
+
+    async def _offer_all(self, tasks: Iterable[Task]) -> None:
+        for task in tasks:
+            assert isinstance(task, NexusTask), "Nexus queues hold Nexus tasks"
+            slot = await self._shard.recovery.load(task.run_key)
+            item = slot.run.state.items.get(task.scheduled_event_id) if slot is not None else None
+            if slot is not None and item is not None and _stands(slot, task):
+                self.offer(slot, item)
+
+    async def hand_out(self, task: NexusTask, namespace: str) -> m.PollNexusTaskQueueResponse | None:
+        """Hand out a request; None when the entry no longer stands.
+
+        When the caller gives up meanwhile the request is free again; the entry is the caller's to put back.
+
+        Args:
+            task: the entry.
+            namespace: of the worker.
+
+        Raises:
+            RpcError: DATA_LOSS, the run is damaged; UNAVAILABLE or RESOURCE_EXHAUSTED, it could not be written.
+        """
+        shard = self._shard
+        slot = await shard.cache.get(task.run_key)
+        if not _stands(slot, task):
+            return None
+        event = await self.reader.event(task.run_key, task.scheduled_event_id)
+        slot = await shard.cache.get(task.run_key)
+        now_ms = shard.clock.now_ms()
+        try:
+            held = history.hold_nexus(
+                slot.run,
+                task.scheduled_event_id,
+                task.attempt,
+                cancels=task.cancels,
+                limits=shard.limits,
+                now_ms=now_ms,
+            )
+        except RpcError:
+            return None
+        item = slot.run.state.items[task.scheduled_event_id]
+        assert isinstance(item, NexusItem), "it is held"
+        response = self._request(slot, item, event.nexus_operation_scheduled_event_attributes, namespace, now_ms)
+        try:
+            await shard.apply(slot, held).durable()
+        except asyncio.CancelledError:
+            self._release(slot, task)
+            raise
+        return response
+
+    def _release(self, slot: Slot, task: NexusTask) -> None:
+        if slot.gone:
+            return  # That it was handed out was lost with the run.
+        released = history.release_nexus(
+            slot.run,
+            task.scheduled_event_id,
+            task.attempt,
+            cancels=task.cancels,
+            now_ms=self._shard.clock.now_ms(),
+        )
+        self._shard.apply(slot, released)
+
+    def _request(
+        self,
+        slot: Slot,
+        item: NexusItem,
+        said: m.NexusOperationScheduledEventAttributes,
+        namespace: str,
+        now_ms: int,
+    ) -> m.PollNexusTaskQueueResponse:
+        request = item.request
+        assert request is not None, "it is held"
+        cancels = bool(item.started_at_ms)
+        token = NexusToken(slot.key, item.event_id, request.attempt, cancels)
+        response = m.PollNexusTaskQueueResponse(task_token=self.tokens.nexus(namespace, token))
+        asked = response.request
+        asked.endpoint = item.endpoint
+        asked.capabilities.temporal_failure_responses = True
+        set_timestamp_ms(asked.scheduled_time, now_ms)
+        for name, value in said.nexus_header.items():
+            asked.header[name] = value
+        left_ms = request.held_until_ms - now_ms
+        if item.schedule_to_close_ms:
+            operation_ms = max(1, item.scheduled_at_ms + item.schedule_to_close_ms - now_ms)
+            left_ms = min(left_ms, operation_ms)
+            if "operation-timeout" not in asked.header and not cancels:
+                asked.header["operation-timeout"] = f"{operation_ms}ms"
+        asked.header["request-timeout"] = f"{left_ms}ms"
+        if cancels:
+            cancel = asked.cancel_operation
+            cancel.service = item.service
+            cancel.operation = item.operation
+            cancel.operation_id = cancel.operation_token = item.token
+            return response
+        start = asked.start_operation
+        start.service = item.service
+        start.operation = item.operation
+        start.request_id = item.request_id
+        start.callback = SYSTEM_URL
+        start.payload.CopyFrom(said.input)
+        start.callback_header[TOKEN_HEADER] = self.tokens.callback(
+            CallbackToken(slot.key, item.event_id, item.request_id)
+        )
+        state = slot.run.state
+        start.links.append(links.of_event(state.namespace, state.workflow_id, state.run_id, item.event_id, _SCHEDULED))
+        return response
+
+    # -- completions -----------------------------------------------------------------------------------------------
+
+    def check_callbacks(self, callbacks: Iterable[m.Callback]) -> None:
+        """Refuse callbacks that would never be made. Raises RpcError INVALID_ARGUMENT."""
+        for callback in callbacks:
+            url = callback.nexus.url
+            if url != SYSTEM_URL:
+                raise RpcError(
+                    StatusCode.INVALID_ARGUMENT,
+                    f"invalid callback url: url does not match any configured callback address: {url!r};"
+                    f" this server calls {SYSTEM_URL} alone",
+                )
+
+    async def deliver(self, sender: Slot, message: OutMessage) -> int:
+        """Tell the operation that waits for it how the sender has ended. 0, or why nobody waits.
+
+        Nothing is awaited after the change of the receiver.
+
+        Raises:
+            RpcError: it can't be told now.
+        """
+        callback = history.callback_of(sender.run, message).nexus
+        header = {name.lower(): value for name, value in callback.header.items()}
+        state = sender.run.state
+        event = await self.reader.event(sender.key, state.close_event_id)
+        started = m.Link()
+        started.workflow_event.namespace = state.namespace
+        started.workflow_event.workflow_id = state.workflow_id
+        started.workflow_event.run_id = state.first_run_id or state.run_id
+        started.workflow_event.event_ref.event_id = 1
+        started.workflow_event.event_ref.event_type = _STARTED
+        try:
+            token = self.tokens.open_callback(header.get(TOKEN_HEADER, ""))
+            caller = await self._caller(token)
+            transition = history.complete_nexus(
+                caller.run,
+                token.scheduled_event_id,
+                token.request_id,
+                history.completion_of(event),
+                token=next((header[name] for name in _OPERATION_TOKEN_HEADERS if name in header), ""),
+                links=[started],
+                limits=self._shard.limits,
+                now_ms=self._shard.clock.now_ms(),
+            )
+        except RpcError as error:
+            if error.code in _AGAIN:
+                raise
+            return history.CALLBACK_NOT_FOUND
+        self._shard.apply(caller, transition)
+        return 0
+
+    async def _caller(self, token: CallbackToken) -> Slot:
+        """The run that waits for a completion: the one that called, or the one that has taken up its history since."""
+        cache = self._shard.cache
+        caller = await cache.get(token.run_key)
+        for _ in range(_RESETS_FOLLOWED):
+            state = caller.run.state
+            if caller.run.is_open or not state.reset_run_id:
+                break
+            caller = await cache.find(state.namespace, state.workflow_id, state.reset_run_id)
+        return caller
+
+
+def _stands(slot: Slot, task: NexusTask) -> bool:
+    """Whether a backlog entry is that of a request which waits."""
+    try:
+        item, request = history.find_nexus(slot.run, task.scheduled_event_id, task.attempt, cancels=task.cancels)
+    except RpcError:
+        return False
+    return item.request is request and not request.held_until_ms and not request.next_attempt_at_ms
