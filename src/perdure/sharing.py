@@ -30,12 +30,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from functools import partial
 from typing import Any, Final
 
 from perdure.api import EngineStoppedError, RpcError, StatusCode, WorkflowService
+from perdure.api import messages as m
 from perdure.api.rpcs import Rpc
 from perdure.engine import Engine, EngineConfig
 from perdure.engine.store.memory import MemoryStore
@@ -175,7 +176,9 @@ class SharedDatabase:
             await self._store.close()
 
     def release_polls(self) -> None:
-        """Answer those who wait here, for a server that stops; a member's wait elsewhere."""
+        """Answer those who wait, for a server that stops."""
+        if self._following is not None:
+            self._following.release()
         if self.engine is not None:
             self.engine.release_polls()
 
@@ -294,6 +297,31 @@ class SharedDatabase:
             rest_s = min(rest_s * 2, _LONGEST_REST_S)
 
 
+async def _was_terminated(target: WorkflowService, request: m.TerminateWorkflowExecutionRequest) -> bool:
+    """Whether a run's end is the one that this request asked for."""
+    ask = m.GetWorkflowExecutionHistoryRequest(namespace=request.namespace, execution=request.workflow_execution)
+    ask.history_event_filter_type = m.HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
+    for event in (await target.get_workflow_execution_history(ask)).history.events:
+        if event.HasField("workflow_execution_terminated_event_attributes"):
+            ended = event.workflow_execution_terminated_event_attributes
+            told = (ended.reason, ended.identity, ended.details)
+            return told == (request.reason, request.identity, request.details)
+    return False
+
+
+async def _was_deleted(_target: WorkflowService, _request: m.DeleteWorkflowExecutionRequest) -> bool:
+    return True
+
+
+_DONE_BEFORE: Final[dict[str, Callable[[WorkflowService, Any], Awaitable[bool]]]] = {
+    "delete_workflow_execution": _was_deleted,
+    "terminate_workflow_execution": _was_terminated,
+}
+"""Calls that carry nothing to know them by. One that is made again, and whose workflow is not there to be ended any
+more, may be the one that ended it."""
+_QUEUE_POLLS: Final = frozenset({"poll_activity_task_queue", "poll_nexus_task_queue", "poll_workflow_task_queue"})
+
+
 class PrivateMemory:
     """What a `SharedDatabase` is for a file, for an engine that keeps nothing and is shared with nobody."""
 
@@ -338,6 +366,8 @@ class _Following:
         self._target: WorkflowService | None = None
         self._ended: Callable[[], RpcError] | None = None
         self._waiters: list[asyncio.Future[None]] = []
+        self._released: asyncio.Future[None] | None = None
+        """Who waits for something to happen waits for this, too."""
 
     def point(self, target: WorkflowService | None) -> None:
         """Let calls go there; None = let them wait."""
@@ -352,6 +382,12 @@ class _Following:
         self._ended = refuse
         self._wake()
 
+    def release(self) -> None:
+        """Answer the calls that wait for something to happen: polls of queues empty, others with UNAVAILABLE."""
+        released, self._released = self._released, None
+        if released is not None:
+            released.set_result(None)
+
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
@@ -361,17 +397,47 @@ class _Following:
     def bind(self, rpc: Rpc) -> Call:
         """The call of one RPC."""
         method = rpc.method
+        done_before = _DONE_BEFORE.get(method)
 
         async def call(request: Any, **options: Any) -> Any:
+            is_repeated = False
             while True:
                 target = self._target or await self._next_target()
                 try:
                     return await getattr(target, method)(request, **options)
                 except LineLostError:
+                    is_repeated = True
                     if self._target is target:
                         self._target = None
+                except RpcError as error:
+                    if not is_repeated or done_before is None or error.code is not StatusCode.NOT_FOUND:
+                        raise
+                    if not await done_before(target, request):
+                        raise
+                    return rpc.response()
 
-        return call
+        return self._releasable(rpc, call) if rpc.is_long_poll or method == "query_workflow" else call
+
+    def _releasable(self, rpc: Rpc, call: Call) -> Call:
+        """A call that `release` answers."""
+
+        async def released_call(request: Any, **options: Any) -> Any:
+            if self._released is None:
+                self._released = asyncio.get_running_loop().create_future()
+            calling = asyncio.ensure_future(call(request, **options))
+            try:
+                await asyncio.wait((calling, self._released), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.sleep(0)  # An answer that has arrived is not thrown away.
+            finally:
+                calling.cancel()
+            await asyncio.wait((calling,))
+            if not calling.cancelled():
+                return calling.result()
+            if rpc.method in _QUEUE_POLLS:
+                return rpc.response()
+            raise RpcError(StatusCode.UNAVAILABLE, "the server is stopping; ask again")
+
+        return released_call
 
     async def _next_target(self) -> WorkflowService:
         """Raises RpcError: UNAVAILABLE, nobody serves the file; or it has been closed."""

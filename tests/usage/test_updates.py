@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -142,6 +142,37 @@ async def test_a_rejected_update_leaves_no_event(client: Client) -> None:
     assert await handle.execute_update(Cart.add, "pen") == 6
     await handle.execute_update(Cart.order)
     assert await handle.result() == 6
+
+
+async def test_a_validator_that_changes_something_stops_the_task_until_the_code_is_mended(
+    env: WorkflowEnvironment,
+) -> None:
+    def waiter(check: Callable[[], object]) -> type:
+        @workflow.defn(name="waiter")
+        class Waiter:
+            @workflow.run
+            async def run(self) -> None:
+                await workflow.wait_condition(lambda: False)
+
+            @workflow.update
+            def take(self) -> str:
+                return "taken"
+
+            @take.validator
+            def check_it(self) -> None:
+                check()
+
+        return Waiter
+
+    handle = await env.client.start_workflow("waiter", id="w")
+    async with env.worker(workflows=[waiter(lambda: workflow.uuid4())]):
+        update = asyncio.ensure_future(handle.execute_update("take", id="u"))
+        async for event in handle.fetch_history_events(wait_new_event=True):
+            if event.HasField("workflow_task_failed_event_attributes"):
+                break
+        assert "an update's validator may not" in event.workflow_task_failed_event_attributes.failure.message
+    async with env.worker(workflows=[waiter(lambda: None)]):
+        assert await update == "taken"
 
 
 async def test_a_failed_handler_fails_the_update_alone(client: Client) -> None:

@@ -1,10 +1,10 @@
 """Updates of one run: requests that its code checks, carries out, and answers.
 
 A request comes as a protocol message of a workflow task. It is admitted where signals are delivered: ahead of the code
-that the same task wakes, in order. Admitting one runs its validator, which may change nothing; what the validator
-raises rejects the update, and leaves no trace. Otherwise the update is accepted and its handler begins at once; the
-handler's end completes the update. Both are commands (of type PROTOCOL_MESSAGE) whose messages travel beside them,
-and both become events.
+that the same task wakes, in order. Admitting one runs its validator, which may change nothing, or the workflow task
+fails; what else the validator raises rejects the update, and leaves no trace. Otherwise the update is accepted and its
+handler begins at once; the handler's end completes the update. Both are commands (of type PROTOCOL_MESSAGE) whose
+messages travel beside them, and both become events.
 
 A replay gets its requests from the accepted-events that the task being replayed has left; the validator has had its
 say and is not asked again. An update nobody handles waits until the code of its task has come to rest, since a
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import proxy
 
 from perdure.api import messages as m
-from perdure.exceptions import ApplicationError, DefinitionError, NondeterminismError
+from perdure.exceptions import ApplicationError, DefinitionError, NondeterminismError, ReadOnlyContextError
 from perdure.replay.calls import Issued, command
 from perdure.replay.commands import protocol_message
 from perdure.replay.definition import Signature, describe_callable
@@ -264,7 +264,8 @@ class Updates:
     def _refuse(self, request: UpdateRequest, error: BaseException) -> None:
         """The request cannot be accepted."""
         runtime = self._runtime
-        if leaves_debugger(error):
+        if leaves_debugger(error) or isinstance(error, ReadOnlyContextError):
+            # A validator that breaks the rules is a mistake of the code, and no word on the request.
             runtime.poison(error)
         elif runtime.replaying:
             raised = NondeterminismError(

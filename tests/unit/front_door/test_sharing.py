@@ -18,8 +18,9 @@ from perdure.engine import Engine
 from perdure.engine.store.port import StoreLockedError
 from perdure.engine.store.sqlite import SqliteStore
 from perdure.exceptions import DatabaseLockedError
+from perdure.server import Server
 from perdure.sharing import SharedDatabase, State
-from perdure.transport import SocketServer, sockets
+from perdure.transport import GrpcChannel, LineLostError, ServerOptions, SocketServer, service_of, sockets
 
 
 @pytest.fixture
@@ -102,6 +103,93 @@ async def test_another_takes_over(parts: Any, how: str) -> None:
         each.cancel()
     if how == "crashes":
         owner._store._release()
+
+
+class Cut:
+    """A line to a service that is lost with each answer."""
+
+    def __init__(self, service: Any) -> None:
+        self.service = service
+
+    def __getattr__(self, method: str) -> Any:
+        async def call(request: Any, **options: Any) -> Any:
+            await getattr(self.service, method)(request, **options)
+            following.point(self.service)
+            raise LineLostError
+
+        following = self.following
+        return call
+
+    following: Any = None
+
+
+async def test_what_ended_a_workflow_and_lost_its_answer_is_answered_when_it_is_repeated(parts: Any) -> None:
+    owner = await parts()
+    following = sharing._Following()
+    service = service_of(following.bind)
+    cut = Cut(owner.service)
+    cut.following = following
+    execution = m.WorkflowExecution(workflow_id="a")
+    await start(owner, "a")
+    terminate = m.TerminateWorkflowExecutionRequest(
+        namespace="default", workflow_execution=execution, reason="enough", identity="me"
+    )
+    following.point(cut)  # type: ignore[arg-type]
+    assert await service.terminate_workflow_execution(terminate) == m.TerminateWorkflowExecutionResponse()
+    with pytest.raises(RpcError, match="completed"):
+        await service.terminate_workflow_execution(terminate)
+    delete = m.DeleteWorkflowExecutionRequest(namespace="default", workflow_execution=execution)
+    following.point(cut)  # type: ignore[arg-type]
+    assert await service.delete_workflow_execution(delete) == m.DeleteWorkflowExecutionResponse()
+    with pytest.raises(RpcError, match="not found"):
+        await service.delete_workflow_execution(delete)
+
+
+async def test_a_repeated_terminate_of_what_others_ended_is_refused(parts: Any) -> None:
+    owner = await parts()
+    following = sharing._Following()
+    service = service_of(following.bind)
+    await start(owner, "a")
+    execution = m.WorkflowExecution(workflow_id="a")
+    mine, theirs = (
+        m.TerminateWorkflowExecutionRequest(namespace="default", workflow_execution=execution, identity=who)
+        for who in ("me", "you")
+    )
+
+    class Lost:
+        async def terminate_workflow_execution(self, _request: Any) -> Any:
+            await owner.service.terminate_workflow_execution(theirs)
+            following.point(owner.service)
+            raise LineLostError
+
+    following.point(Lost())  # type: ignore[arg-type]
+    with pytest.raises(RpcError, match="completed"):
+        await service.terminate_workflow_execution(mine)
+
+
+async def test_a_server_that_is_a_member_answers_its_polls_when_it_stops(parts: Any) -> None:
+    owner, member = await parts(), await parts()
+    await start(owner, "a")
+    async with Server(member, address="127.0.0.1:0") as server:
+        channel = GrpcChannel(server.address, ServerOptions())
+        service = service_of(channel.bind)
+        request = m.PollWorkflowTaskQueueRequest(namespace="default")
+        request.task_queue.name = "other"
+        polled = asyncio.ensure_future(service.poll_workflow_task_queue(request))
+        follow = m.GetWorkflowExecutionHistoryRequest(namespace="default", wait_new_event=True)
+        follow.execution.workflow_id = "a"
+        follow.history_event_filter_type = m.HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
+        followed = asyncio.ensure_future(service.get_workflow_execution_history(follow))
+        while not owner.engine.statistics().polls_waiting or not owner.engine.shard.waiters.for_end:
+            await asyncio.sleep(0)
+        await server.stop(grace_s=10_000)
+        assert await polled == m.PollWorkflowTaskQueueResponse()
+        with pytest.raises(RpcError) as refused:
+            await followed
+        assert refused.value.code is StatusCode.UNAVAILABLE
+        await channel.close()
+    assert await count(member) == 1
+    assert (await poll(member)).task_token
 
 
 async def test_many_race_and_one_wins(parts: Any) -> None:
