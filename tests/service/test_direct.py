@@ -11,8 +11,9 @@ import pytest
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.api.direct import ActivityTask, StandingPoll, WorkflowTask, direct_of
+from perdure.engine.cache import SHORT_BYTES
 from perdure.engine.store.memory import MemoryStore
-from perdure.engine.store.port import Batch, StoreFullError
+from perdure.engine.store.port import Batch, HistoryRow, StoreFullError
 from tests.service.support import (
     NAMESPACE,
     QUEUE,
@@ -234,8 +235,47 @@ async def test_a_run_that_is_not_in_memory_is_read_first(driver: Driver) -> None
     assert activity.input == payloads("in").SerializeToString()
     activity.complete(payloads("out").SerializeToString(), no_loss)
     await driver.rest()
-    assert [task.workflow_execution.workflow_id for task in taker.messages] == ["another", "wf"]
+    assert [task.workflow_id for task in taker.workflow_tasks] == ["wf"], "its history was read along with it"
+    (task,) = taker.workflow_tasks
+    assert [event.event_id for event in m.History.FromString(task.history).events] == list(range(1, 10))
     assert (await driver.event_names())[-1] == "WorkflowTaskScheduled"
+
+
+async def test_a_run_with_a_long_history_is_told_by_message(driver: Driver) -> None:
+    taker = Taker(driver)
+    await driver.start()
+    await driver.step(schedule_activity(text="x" * SHORT_BYTES))
+    await driver.settle()
+    assert driver.engine.shard.cache.evict_cold() == 1
+    taker.poll()
+    taker.poll_activities()
+    await driver.rest()
+    taker.activities[0].complete(payloads("out").SerializeToString(), no_loss)
+    await driver.rest()
+    assert not taker.workflow_tasks
+    assert [event.event_id for event in taker.messages[0].history.events] == list(range(1, 10))
+
+
+async def test_a_damaged_history_is_found_out_by_who_needs_it() -> None:
+    store = MemoryStore()
+    async with Driver(store) as driver:
+        taker = Taker(driver)
+        await driver.start()
+        await driver.step(schedule_activity())
+        await driver.settle()
+        assert driver.engine.shard.cache.evict_cold() == 1
+        reading = store.read_history
+
+        async def read_history(run_key: int, first_event_id: int, max_bytes: int) -> list[HistoryRow]:
+            rows = await reading(run_key, first_event_id, max_bytes)
+            return rows[:-1]
+
+        store.read_history = read_history  # pyright: ignore[reportAttributeAccessIssue]
+        taker.poll()
+        taker.poll_activities()
+        await driver.rest()
+        assert (await refusal(driver.history())).code is StatusCode.DATA_LOSS
+        assert not taker.workflow_tasks
 
 
 async def test_who_has_decided_what_is_lost_is_told() -> None:
@@ -246,7 +286,7 @@ async def test_who_has_decided_what_is_lost_is_told() -> None:
             raise StoreFullError("no space left on the device")
 
     async with Driver(MemoryStore(before_commit=hook)) as driver:
-        taker = Taker(driver, lambda history: [schedule_activity()])
+        taker = Taker(driver, lambda history: [schedule_activity() if len(history.events) < 9 else complete_workflow()])
         taker.poll(sticky=True)
         taker.poll_activities()
         run_id = await driver.start()
@@ -263,9 +303,8 @@ async def test_who_has_decided_what_is_lost_is_told() -> None:
         assert len(taker.activities) == 1, "the attempt is still its own"
         await driver.complete_activity(taker.activities[0].message())
         await driver.rest()
-        (message,) = taker.messages
-        assert message.history.events[0].event_id == 1, "the whole history: nothing it knows counts"
-        await driver.complete(message, complete_workflow())
+        assert [task.first_event_id for task in taker.workflow_tasks] == [1, 4, 1], "nothing it knows counts"
+        assert (await driver.event_names())[-1] == "WorkflowExecutionCompleted"
         await driver.settle()
 
 

@@ -20,14 +20,19 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
+from temporalio.api.command import v1 as command
 from temporalio.api.workflowservice import v1 as ws
 
 from perdure.api.errors import RpcError
 from perdure.api.service import WorkflowService
+from perdure.api.wire import sized_tag, varint
 
 __all__ = [
+    "SCHEDULE_ACTIVITY_PREFIX",
+    "ActivityCommand",
     "ActivityTask",
     "ActivityTaker",
+    "Command",
     "Direct",
     "StandingPoll",
     "Step",
@@ -35,6 +40,36 @@ __all__ = [
     "WorkflowTaker",
     "direct_of",
 ]
+
+
+SCHEDULE_ACTIVITY_PREFIX = b"\x08\x01" + sized_tag(command.Command, "schedule_activity_task_command_attributes")
+"""How the command begins; the size of its attributes follows, and they themselves."""
+
+
+class ActivityCommand(Struct, frozen=True, gc=False):
+    """A command that schedules an activity and says no more, as its parts: those that differ each time, and the rest.
+
+    Each part is serialized fields of ``ScheduleActivityTaskCommandAttributes``.
+    """
+
+    activity_id: str
+    id_field: bytes
+    input_field: bytes
+    terms: bytes
+    """All other fields; equal ones are one object, so that what they mean is looked up in no time."""
+    head_bytes: int
+    """How much of the terms belongs before the input."""
+
+    def serialize(self) -> bytes:
+        """The command as it crosses a wire."""
+        terms = self.terms
+        head = self.head_bytes
+        attributes = b"".join((self.id_field, terms[:head], self.input_field, terms[head:]))
+        return SCHEDULE_ACTIVITY_PREFIX + varint(len(attributes)) + attributes
+
+
+Command = bytes | ActivityCommand
+"""A command, serialized or on the way to it."""
 
 
 class ActivityTask(Protocol):
@@ -122,11 +157,11 @@ class WorkflowTask(Protocol):
         """What a poll would have brought."""
         ...
 
-    def complete(self, commands: Sequence[bytes]) -> None:
+    def complete(self, commands: Sequence[Command]) -> None:
         """The code has come to rest and asks for this.
 
         Args:
-            commands: each serialized.
+            commands: in order.
 
         Raises:
             RpcError: NOT_FOUND, the task is not held any more; INVALID_ARGUMENT, a command does not hold.

@@ -7,8 +7,6 @@ history (https://protobuf.dev/programming-guides/encoding/), so stored batches a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from temporalio.api.history.v1 import HistoryEvent
 
 __all__ = ["frame", "frames_of"]
@@ -28,30 +26,35 @@ def frame(event: HistoryEvent) -> bytes:
     return bytes(head) + body
 
 
-def frames_of(history: bytes) -> Iterator[bytes]:
+def frames_of(history: bytes) -> list[bytes]:
     """The frames of a serialized History, in order.
 
     Raises:
         ValueError: the bytes are not a whole number of frames.
     """
+    frames: list[bytes] = []
     at = 0
     end = len(history)
-    while at < end:
-        start = at
-        if history[at] != 0x0A:
-            raise ValueError(f"history bytes are damaged at offset {at}: expected a frame")
-        at += 1
-        size = shift = 0
-        while True:
-            if at >= end:
-                raise ValueError("history bytes are damaged: truncated frame")
-            byte = history[at]
-            at += 1
-            size |= (byte & 127) << shift
-            if byte < 128:
-                break
-            shift += 7
-        at += size
-        if at > end:
-            raise ValueError("history bytes are damaged: truncated frame")
-        yield history[start:at]
+    try:
+        while at < end:
+            start = at
+            if history[at] != 0x0A:
+                raise ValueError(f"history bytes are damaged at offset {at}: expected a frame")
+            size = history[at + 1]
+            at += 2
+            if size > 127:
+                size &= 127
+                shift = 7
+                while (byte := history[at]) > 127:
+                    size |= (byte & 127) << shift
+                    shift += 7
+                    at += 1
+                size |= byte << shift
+                at += 1
+            at += size
+            frames.append(history[start:at])
+    except IndexError:
+        at = end + 1
+    if at > end:
+        raise ValueError("history bytes are damaged: truncated frame")
+    return frames

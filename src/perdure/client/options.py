@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from secrets import token_hex
 from typing import Any, TypedDict
 
 from google.protobuf.duration_pb2 import Duration
@@ -81,6 +82,10 @@ class StartOptions(TypedDict, total=False):
 
 
 _OPTIONS = frozenset(StartOptions.__annotations__)
+_NAMES = {name: f"the option {name!r}" for name in ("id", "task_queue", "request_id")}
+_ELSEWHERE = frozenset(("id", "task_queue", "request_id", "start_signal", "start_signal_args", "request_eager_start"))
+"""Options that are no fields of a request, or that every request has."""
+_REUSE_DEFAULT = m.WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,10 +151,10 @@ def _check_options(options: StartOptions) -> None:
         near = difflib.get_close_matches(name, _OPTIONS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(_OPTIONS))}"
         raise TypeError(f"starting a workflow has no option {name!r}; {hint}")
-    for name in ("id", "task_queue", "request_id"):
+    for name in _NAMES:
         value = options.get(name)
         if value is not None:
-            check_text(value, f"the option {name!r}")
+            check_text(value, _NAMES[name])
 
 
 def start_request(
@@ -169,23 +174,33 @@ def start_request(
         ConversionError: an argument or memo value does not convert.
     """
     _check_options(options)
-    reuse = options.get("id_reuse_policy", WorkflowIDReusePolicy.ALLOW_DUPLICATE)
-    conflict = options.get("id_conflict_policy", WorkflowIDConflictPolicy.UNSPECIFIED)
     request = m.StartWorkflowExecutionRequest(
         namespace=namespace,
         workflow_id=options.get("id") or f"{target.name}-{uuid.uuid4()}",
         workflow_type=m.WorkflowType(name=target.name),
         task_queue=m.TaskQueue(name=options.get("task_queue", DEFAULT_TASK_QUEUE)),
         identity=identity,
-        cron_schedule=options.get("cron_schedule", ""),
-        request_id=options.get("request_id") or str(uuid.uuid4()),
-        workflow_id_reuse_policy=reuse.value,  # pyright: ignore[reportArgumentType] - an open enum is an int
-        workflow_id_conflict_policy=conflict.value,  # pyright: ignore[reportArgumentType] - an open enum is an int
+        request_id=options.get("request_id") or token_hex(16),
+        workflow_id_reuse_policy=_REUSE_DEFAULT,
     )
     if args:
         request.input.CopyFrom(target.encode(converter, args))
     else:
         target.encode(converter, args)
+    if not options.keys() <= _ELSEWHERE:
+        _apply_options(request, options, converter)
+    return request
+
+
+def _apply_options(request: m.StartWorkflowExecutionRequest, options: StartOptions, converter: DataConverter) -> None:
+    """Write the options that most requests do not have."""
+    reuse = options.get("id_reuse_policy")
+    if reuse is not None:
+        request.workflow_id_reuse_policy = reuse.value  # pyright: ignore[reportAttributeAccessIssue] - an int, too
+    conflict = options.get("id_conflict_policy")
+    if conflict is not None:
+        request.workflow_id_conflict_policy = conflict.value  # pyright: ignore[reportAttributeAccessIssue] - likewise
+    request.cron_schedule = options.get("cron_schedule") or ""
     _set_span(request.workflow_execution_timeout, options.get("execution_timeout"))
     _set_span(request.workflow_run_timeout, options.get("run_timeout"))
     _set_span(request.workflow_task_timeout, options.get("task_timeout"))
@@ -207,7 +222,6 @@ def start_request(
         request.user_metadata.summary.CopyFrom(converter.to_payload(summary))
     if details is not None:
         request.user_metadata.details.CopyFrom(converter.to_payload(details))
-    return request
 
 
 def signal_with_start_request(

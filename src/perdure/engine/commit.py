@@ -168,10 +168,12 @@ class Committer:
         self._host = host
         self._linger_turns = linger_turns
         self._writing: Group | None = None
-        self._changes = 0
+        self.changes = 0
+        """Counts transitions."""
         self._crowd = 0
         """Runs in the latest group."""
-        self._wake: asyncio.Future[None] | None = None
+        self.wake: asyncio.Future[None] | None = None
+        """Set while it sleeps; whoever counts a transition calls `touch` then."""
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
 
@@ -186,10 +188,10 @@ class Committer:
 
     def touch(self) -> None:
         """The accumulating group has grown."""
-        self._changes += 1
-        wake = self._wake
+        self.changes += 1
+        wake = self.wake
         if wake is not None:
-            self._wake = None
+            self.wake = None
             if not wake.done():
                 wake.set_result(None)
 
@@ -212,8 +214,8 @@ class Committer:
                 elif self._stopping:
                     return
                 else:
-                    self._wake = asyncio.get_running_loop().create_future()
-                    await self._wake
+                    self.wake = asyncio.get_running_loop().create_future()
+                    await self.wake
         except asyncio.CancelledError:
             self._absorb(RpcError(StatusCode.UNAVAILABLE, "the engine's event loop is closing; open it again"))
             raise
@@ -226,9 +228,9 @@ class Committer:
         if self._crowd <= _CALM:
             return  # What a lone caller sets off comes in the turn that woke the committer.
         for _ in range(self._linger_turns):
-            seen = self._changes
+            seen = self.changes
             await asyncio.sleep(0)
-            if self._changes == seen:
+            if self.changes == seen:
                 return
 
     async def _commit(self) -> None:

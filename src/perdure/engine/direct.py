@@ -23,7 +23,7 @@ from msgspec import Struct, structs
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
-from perdure.api.direct import ActivityTaker, Step, WorkflowTaker
+from perdure.api.direct import ActivityTaker, Command, Step, WorkflowTaker
 from perdure.engine import history
 from perdure.engine.history import ActivityItem, ActivityLive, Asked, Manner, WorkflowTaskLive
 from perdure.engine.matching.queue import ActivityTask, QueryTask, Task, TaskQueue, WorkflowTask
@@ -258,7 +258,7 @@ class HandedWorkflowTask(Struct, eq=False):
         """What a poll would have brought."""
         return self.poll.hand_out.task_message(self.slot, self.handout, self.live, self.history)
 
-    def complete(self, commands: Sequence[bytes]) -> None:
+    def complete(self, commands: Sequence[Command]) -> None:
         """The code has come to rest; see the protocol."""
         poll = self.poll
         slot = self.slot
@@ -305,6 +305,9 @@ class StandingWorkflowPoll(StandingPoll):
         self._expected = False
         """A turn is asked for."""
         self._page_events = self.shard.config.history_page_events
+        self._limits = self.shard.limits
+        self._loaded = self.shard.cache.loaded
+        self._name = queue.name
 
     def offer(self, task: Task) -> None:
         self._inbox.append(task)
@@ -345,7 +348,7 @@ class StandingWorkflowPoll(StandingPoll):
             self._queue.put_back(inbox.pop())
 
     def _hand_over(self, task: Task, now_ms: int) -> None:
-        slot = self.shard.cache.loaded.get(task.run_key) if isinstance(task, WorkflowTask) else None
+        slot = self._loaded.get(task.run_key) if isinstance(task, WorkflowTask) else None
         if slot is None or not isinstance(task, WorkflowTask):
             self._read_first(task)
             return
@@ -355,25 +358,32 @@ class StandingWorkflowPoll(StandingPoll):
         if state.task_attempt > 1 or slot.queries or live.updates or live.speculative:
             self._read_first(task)  # It brings more than new events.
             return
+        sticky = self._sticky
         if (
             state.task_scheduled_event_id != task.scheduled_event_id
             or live.task is not None
             or state.task_not_before_ms > now_ms
-            or (self._sticky and state.sticky_queue != self._queue.name)
+            or (sticky and state.sticky_queue != self._name)
         ):
             return  # The entry no longer stands.
-        first_id = state.last_task_started_event_id + 1 if self._sticky else 1
+        first_id = state.last_task_started_event_id + 1 if sticky else 1
         recent = live.frames
         known = len(recent)
         begin = first_id - state.next_event_id + known
         if begin < 0 or known > self._page_events:
             self._read_first(task)
             return
-        started = self.hand_out.start_task(slot, sticky=self._sticky, identity=self.identity, now_ms=now_ms)
+        shard = self.shard
+        handout = slot.handout = shard.next_number = shard.next_number + 1
+        slot.token = b""
+        started = history.start_workflow_task(
+            run, identity=self.identity, request_id=str(handout), sticky=sticky, limits=self._limits, now_ms=now_ms
+        )
         slot.taker = self.taker
         news = live.news
         step = None
-        if news is not None and news.is_all(known - begin):
+        # Whether the task's events are those that the news tell of, and no more (see `News`).
+        if news is not None and known - begin == 2 + len(news.scheduled) + 2 * len(news.completed):
             step = Step(
                 news.scheduled,
                 news.completed,
@@ -393,10 +403,13 @@ class StandingWorkflowPoll(StandingPoll):
                 (begin, known),
                 self,
                 slot,
-                slot.handout,
+                handout,
                 started,
             )
         )
+        # Most tasks are done by now, and need no deadline.
+        if run.live.task is started and started.deadline_ms < slot.due_ms:
+            shard.timers.register(slot, started.deadline_ms)
 
     async def _read_and_hand_over(self, task: Task) -> None:
         if isinstance(task, QueryTask):

@@ -108,7 +108,7 @@ class HistoryReader:
         try:
             call = self._store.read_history(run_key, first_event_id, max(1, min(max_bytes, _READ_BYTES)))
             for row in await read(call):
-                of_row = list(frames_of(row.data))
+                of_row = frames_of(row.data)
                 if row.first_event_id > next_id:
                     raise ValueError(f"events {next_id} to {row.first_event_id - 1} are missing")
                 fresh = of_row[next_id - row.first_event_id :]
@@ -131,7 +131,7 @@ class HistoryReader:
             try:
                 rows = await read(self._store.read_history_reverse(run_key, expected, max(1, max_bytes - size)))
                 for row in rows:
-                    of_row = list(frames_of(row.data))
+                    of_row = frames_of(row.data)
                     kept = of_row[: expected - row.first_event_id + 1]
                     if row.first_event_id + len(kept) - 1 != expected:
                         raise ValueError(f"event {expected} is missing")
@@ -157,7 +157,7 @@ class HistoryReader:
             rows = await read(self._store.read_history(run_key, event_id, 1))
             if not rows or not event_id - rows[0].first_event_id >= 0:
                 raise ValueError(f"event {event_id} is missing")
-            frames = list(frames_of(rows[0].data))
+            frames = frames_of(rows[0].data)
             event = _event(frames[event_id - rows[0].first_event_id])
         except (StoreCorruptError, ValueError, IndexError, DecodeError) as error:
             raise self._cache.quarantine(run_key, f"its history is damaged: {error}") from error

@@ -54,8 +54,6 @@ __all__ = ["Shard"]
 
 _LOADS_A_TURN = 20
 """Runs loaded in one turn of the event loop: a load may not suspend by itself."""
-_SHORT_BYTES = 16 * 1024
-"""A history up to this size is told whole to a worker that may have forgotten the run, rather than asked for."""
 
 
 class Shard:
@@ -211,7 +209,8 @@ class Shard:
         Args:
             offer: False to keep the workflow task back; the caller hands it out itself.
         """
-        group = self.committer.group
+        committer = self.committer
+        group = committer.group
         if transition.changed:
             if slot.group is not group:
                 slot.group = group
@@ -232,7 +231,9 @@ class Shard:
                 self._start_next(slot, transition.next_run)
             if transition.workflow_task and offer:
                 self.offering.workflow_task(slot, transition.now_ms)
-            self.committer.touch()
+            committer.changes += 1
+            if committer.wake is not None:
+                committer.touch()
         else:
             group = slot.group or group
             if transition.workflow_task and offer:
@@ -280,7 +281,7 @@ class Shard:
     def enter(self, transition: Transition, *, offer: bool = True) -> Slot:
         """Take over a new run with the key after `last_key`; it becomes the current one of its workflow id."""
         self.last_key = transition.run.key
-        slot = Slot(transition.run, fresh=True, encoded_bytes=1000)
+        slot = Slot(transition.run, True)
         self.cache.add_new(slot)
         self.apply(slot, transition, offer=offer)
         return slot
@@ -383,10 +384,6 @@ class Shard:
         now_ms = self.clock.now_ms()
         self.timers.come(slot.key)
         self.recovery.restore(slot, now_ms)
-        state = slot.run.state
-        if not state.task_scheduled_event_id and state.history_bytes <= _SHORT_BYTES:
-            # It was at rest for so long that it left memory here, and so it will have at its worker.
-            state.sticky_queue = ""
         transition = history.flush_buffered(slot.run, now_ms=now_ms)
         if transition.changed:
             self.apply(slot, transition, offer=False)

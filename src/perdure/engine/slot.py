@@ -40,80 +40,59 @@ class HeldActivity(Struct, frozen=True):
     """Who wants to know if its end could not be written."""
 
 
-class Slot:
+class Slot(Struct, eq=False):
     """One loaded run."""
 
-    __slots__ = (
-        "activity_head",
-        "attributes",
-        "due_ms",
-        "durable_event_id",
-        "fresh",
-        "gone",
-        "group",
-        "groups",
-        "handout",
-        "hot",
-        "key",
-        "pending",
-        "pins",
-        "queries",
-        "row_event_id",
-        "run",
-        "settled",
-        "size",
-        "taker",
-        "task_head",
-        "token",
-        "updates",
-        "visibility",
-        "writing",
-    )
+    run: Run
+    fresh: bool
+    """Not in the store yet."""
+    key: int = 0
+    row_event_id: int = 1
+    """First event id of the next history row."""
+    durable_event_id: int = 0
+    """The last event whose commit has been answered; later ones are shown to nobody outside."""
+    writing: list[bytes] = []
+    """Frames of the commit in flight."""
+    pending: list[bytes] = []
+    """Frames of the accumulating group."""
+    visibility: bool = False
+    """Its visibility row is due."""
+    attributes: bool = False
+    """With it, its search attributes are."""
+    group: Group | None = None
+    """The latest group with changes of it that is not durable yet."""
+    groups: int = 0
+    """How many such groups there are."""
+    due_ms: int = NEVER_MS
+    """The deadline registered with the shard's timers."""
+    handout: int = 0
+    """Number of the workflow task handed out last; 0 before the first."""
+    settled: list[HeldActivity] = []
+    """Hand-outs of activities that ended in a group which is not durable yet."""
+    hot: bool = False
+    """It had something to hand out or deliver when it was written last."""
+    queries: RunQueries | None = None
+    updates: dict[str, PendingUpdate] | None = None
+    """Updates that somebody waits for, by id; None before the first."""
+    size: int = _BASE_BYTES
+    """Estimate of its memory, in bytes; see `measure`."""
+    gone: bool = False
+    pins: int = 0
+    """How many operations that take several turns of the event loop need it in memory."""
+    token: bytes = b""
+    """Of the workflow task handed out last; empty as long as nobody has asked for it."""
+    taker: WorkflowTaker | None = None
+    """The worker of this process that may hold what its code has done (see `direct`)."""
+    task_head: bytes = b""
+    activity_head: bytes = b""
+    """What every workflow task and every activity task of the run says (see `responses`); made when needed."""
 
-    def __init__(self, run: Run, *, fresh: bool, encoded_bytes: int) -> None:
-        self.run = run
+    def __post_init__(self) -> None:
+        run = self.run
         self.key = run.key
-        self.fresh = fresh
-        """Not in the store yet."""
-        self.row_event_id = 1 if fresh else run.state.next_event_id
-        """First event id of the next history row."""
-        self.durable_event_id = self.row_event_id - 1
-        """The last event whose commit has been answered; later ones are shown to nobody outside."""
-        self.writing: list[bytes] = []
-        """Frames of the commit in flight."""
-        self.pending: list[bytes] = []
-        """Frames of the accumulating group."""
-        self.visibility = False
-        """Its visibility row is due."""
-        self.attributes = False
-        """With it, its search attributes are."""
-        self.group: Group | None = None
-        """The latest group with changes of it that is not durable yet."""
-        self.groups = 0
-        """How many such groups there are."""
-        self.due_ms = NEVER_MS
-        """The deadline registered with the shard's timers."""
-        self.handout = 0
-        """Number of the workflow task handed out last; 0 before the first."""
-        self.settled: list[HeldActivity] = []
-        """Hand-outs of activities that ended in a group which is not durable yet."""
-        self.hot = False
-        """It had something to hand out or deliver when it was written last."""
-        self.queries: RunQueries | None = None
-        self.updates: dict[str, PendingUpdate] | None = None
-        """Updates that somebody waits for, by id; None before the first."""
-        self.size = _BASE_BYTES + encoded_bytes
-        """Estimate of its memory, in bytes."""
-        self.gone = False
-        self.pins = 0
-        """How many operations that take several turns of the event loop need it in memory."""
-        self.token = b""
-        """Of the workflow task handed out last; empty as long as nobody has asked for it."""
-        self.taker: WorkflowTaker | None = None
-        """The worker of this process that may hold what its code has done (see `direct`)."""
-        self.task_head = b""
-        self.activity_head = b""
-        """What every workflow task and every activity task of the run says (see `responses`); made when needed."""
+        if not self.fresh:
+            self.durable_event_id = run.state.next_event_id - 1
+            self.row_event_id = run.state.next_event_id
 
     @property
     def held(self) -> bool:

@@ -21,6 +21,7 @@ from perdure.replay.outcome import StepCall
 from perdure.replay.ports import ActivityCancellationType
 
 if TYPE_CHECKING:
+    from perdure.api.direct import Command
     from perdure.replay.runtime import WorkflowRuntime
 
 __all__ = [
@@ -84,14 +85,14 @@ class Issued:
         call: what asked for it; for commands without a call the values that identify it.
         place: code object and instruction that asked; None for a call that is awaited at once, as long as it is:
             taking a place costs more than the rest of a command, and the task that waits stands there anyway.
-        message: the API's command, serialized; None while replaying, when nobody sends it.
+        message: the API's command; None while replaying, when nobody sends it.
         task: number of the workflow task it belongs to.
         dropped: taken back before it left.
     """
 
     __slots__ = ("call", "dropped", "kind", "message", "place", "task")
 
-    def __init__(self, kind: int, call: Any, place: Any, message: bytes | None, task: int) -> None:
+    def __init__(self, kind: int, call: Any, place: Any, message: Command | None, task: int) -> None:
         self.kind = kind
         self.call = call
         self.place = place

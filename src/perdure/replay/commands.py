@@ -15,6 +15,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 
 from perdure.api import messages as m
+from perdure.api.direct import ActivityCommand
 from perdure.api.durations import ms_of_timedelta, set_duration_ms
 from perdure.api.wire import sized, sized_tag, varint
 from perdure.common import Priority, RetryPolicy
@@ -30,7 +31,6 @@ from perdure.replay.ports import ActivityOptions
 
 __all__ = [
     "PATCH_MARKER",
-    "SCHEDULE_ACTIVITY_PREFIX",
     "STEP_MARKER",
     "activity_template",
     "cancel_activity",
@@ -58,15 +58,12 @@ STEP_MARKER = "perdure.step"
 MAX_TEMPLATES = 4096
 
 _Command = m.Command
-Template = tuple[bytes, bytes]
-"""Fields of an activity's command before and after its input."""
+Template = tuple[bytes, int]
+"""Fields of an activity's command without its id and input, and how many bytes of them go before the input."""
 _templates: dict[tuple[str, str], tuple[ActivityOptions, Template]] = {}
 
 _ACTIVITY_ID = sized_tag(m.ScheduleActivityTaskCommandAttributes, "activity_id")
 _ACTIVITY_INPUT = sized_tag(m.ScheduleActivityTaskCommandAttributes, "input")
-SCHEDULE_ACTIVITY_PREFIX = _Command(command_type=command.SCHEDULE_ACTIVITY).SerializeToString() + sized_tag(  # type: ignore[arg-type] # an int is what the wire has
-    _Command, "schedule_activity_task_command_attributes"
-)
 _COMPLETION_RESULT = sized_tag(m.CompleteWorkflowExecutionCommandAttributes, "result")
 _COMPLETE_WORKFLOW = _Command(command_type=command.COMPLETE_WORKFLOW).SerializeToString() + sized_tag(  # type: ignore[arg-type] # an int is what the wire has
     _Command, "complete_workflow_execution_command_attributes"
@@ -107,21 +104,23 @@ def activity_template(name: str, task_queue: str, options: ActivityOptions) -> T
         options.retry_policy.apply_to_proto(attrs.retry_policy)
     if options.priority is not None:
         options.priority.apply_to_proto(attrs.priority)
-    template = head, attrs.SerializeToString()
+    template = head + attrs.SerializeToString(), len(head)
     if len(_templates) >= MAX_TEMPLATES:
         _templates.clear()
     _templates[key] = (options, template)
     return template
 
 
-def schedule_activity(template: Template, activity_id: str, payloads: bytes) -> bytes:
-    """The command of one activity, its input and itself serialized."""
-    head, tail = template
+def schedule_activity(template: Template, activity_id: str, payloads: bytes) -> ActivityCommand:
+    """The command of one activity; its input is serialized."""
     name = activity_id.encode()
-    attrs = b"".join(
-        (_ACTIVITY_ID, varint(len(name)), name, head, _ACTIVITY_INPUT, varint(len(payloads)), payloads, tail)
+    return ActivityCommand(
+        activity_id,
+        _ACTIVITY_ID + varint(len(name)) + name,
+        _ACTIVITY_INPUT + varint(len(payloads)) + payloads,
+        template[0],
+        template[1],
     )
-    return SCHEDULE_ACTIVITY_PREFIX + varint(len(attrs)) + attrs
 
 
 def metadata(summary: m.Payload) -> bytes:

@@ -17,6 +17,7 @@ closes the coroutines; a `finally` block that awaits gets no further than its aw
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import warnings
 from asyncio import events, tasks
@@ -58,6 +59,9 @@ _get_running_loop = events._get_running_loop
 _set_running_loop = events._set_running_loop
 # From 3.14 on the current task belongs to the thread, not to a loop, and has to step aside as well.
 _swap_current_task: Callable[[Any, Any], Any] | None = getattr(tasks, "_swap_current_task", None)
+
+_NEVER_AWAITED = ("ignore", re.compile("coroutine .* was never awaited"), RuntimeWarning, None, 0)
+"""As an entry of `warnings.filters`."""
 
 _undying: list[list[Any]] = []
 """Coroutines that answer every request to close with another await: kept, so that nothing wakes them again."""
@@ -296,15 +300,18 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                 _close_task(task)
             return
         state = self._enter()
+        # A task that never began lets go of the coroutines it was to await. `catch_warnings` would do the same for ten
+        # times the work, most of it in making every module forget what it has warned of.
+        filters = warnings.filters
+        warnings.filters = [_NEVER_AWAITED, *filters]
         try:
-            with warnings.catch_warnings():
-                # A task that never began lets go of the coroutines it was to await.
-                warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-                for task in closing:
-                    _close_task(task)
-                closing.clear()
+            for task in closing:
+                _close_task(task)
+            task = None
+            closing.clear()
             self.ready.clear()
         finally:
+            warnings.filters = filters
             self._leave(state)
 
     # What asyncio and users call.
@@ -447,11 +454,12 @@ def _close_coroutine(coro: Any) -> None:
     outer one, and the inner one is left to the garbage collector.
     """
     for _ in range(MAX_CLOSE_ATTEMPTS):
-        innermost = _innermost(coro)
-        if innermost is None:
+        chain = _unfinished(coro)
+        if not chain:
             return
         try:
-            innermost.close()
+            while chain:
+                chain.pop().close()
         except KeyboardInterrupt:
             raise
         except BaseException:
@@ -463,17 +471,19 @@ def _close_coroutine(coro: Any) -> None:
     _undying.append(held)
 
 
-def _innermost(coro: Any) -> Any:
-    """The deepest coroutine or generator in a chain of awaits that has not ended."""
-    found = None
+def _unfinished(coro: Any) -> list[Any]:
+    """Those that have not ended in a chain of awaits of coroutines and generators, the outermost first."""
+    chain: list[Any] = []
     for _ in range(MAX_CLOSE_ATTEMPTS):
         if getattr(coro, "cr_frame", None) is not None:
-            found, coro = coro, coro.cr_await
+            chain.append(coro)
+            coro = coro.cr_await
         elif getattr(coro, "gi_frame", None) is not None:
-            found, coro = coro, coro.gi_yieldfrom
+            chain.append(coro)
+            coro = coro.gi_yieldfrom
         else:
             break
-    return found
+    return chain
 
 
 def _set_in_order(items: Iterable[Any] = ()) -> Any:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from msgspec import Struct
 
 from perdure.api import messages as m
+from perdure.api.direct import ActivityCommand, Command
 from perdure.common import RetryPolicy
 
 __all__ = ["Outcome", "StepCall", "StepsNeeded", "TaskCompleted", "TaskFailed"]
@@ -47,7 +48,7 @@ class TaskCompleted(Struct, kw_only=True):
     """Respond with RespondWorkflowTaskCompleted.
 
     Attributes:
-        encoded_commands: serialized, in order.
+        asked: the commands, in order.
         query_results: answers to the task's buffered queries by query id.
         force_new_task: set `force_create_new_workflow_task`: steps are still running.
         closes: the last command closes the run; it may be dropped from the cache once the service has accepted it.
@@ -57,12 +58,17 @@ class TaskCompleted(Struct, kw_only=True):
     (A Struct: one is made of every workflow task.)
     """
 
-    encoded_commands: list[bytes]
+    asked: list[Command]
     query_results: Mapping[str, m.WorkflowQueryResult] = {}
     force_new_task: bool = False
     closes: bool = False
     cancels_activities: bool = False
     messages: Sequence[m.Message] = ()
+
+    @property
+    def encoded_commands(self) -> list[bytes]:
+        """The commands, serialized."""
+        return [one.serialize() if isinstance(one, ActivityCommand) else one for one in self.asked]
 
     @property
     def commands(self) -> list[m.Command]:

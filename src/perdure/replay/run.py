@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from perdure.api import messages as m
-from perdure.api.direct import Step
+from perdure.api.direct import Command, Step
 from perdure.api.wire import content
 from perdure.exceptions import NondeterminismError
 from perdure.replay.calls import Issued, Timer, command
@@ -488,7 +488,7 @@ class WorkflowRun:
 
     def _completed(self, *, force_new_task: bool) -> TaskCompleted:
         runtime = self._runtime
-        commands: list[bytes] = []
+        commands: list[Command] = []
         messages: Sequence[m.Message] = ()
         cancels_activities = False
         if self._live:
@@ -505,7 +505,7 @@ class WorkflowRun:
                     if issued.kind == command.CANCEL_ACTIVITY:
                         cancels_activities = True
         completed = TaskCompleted(
-            encoded_commands=commands,
+            asked=commands,
             force_new_task=force_new_task,
             closes=runtime.closed,
             cancels_activities=cancels_activities,

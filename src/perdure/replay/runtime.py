@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from zlib import crc32
 
 from perdure.api import messages as m
+from perdure.api.direct import Command
 from perdure.common import RawValue
 from perdure.exceptions import ReadOnlyContextError, is_cancelled_exception
 from perdure.replay import commands as build
@@ -72,48 +73,47 @@ class WorkflowRuntime:
         abandoned: warnings of the handlers that the run's close has cut short.
     """
 
+    # How every run begins stands in the class: most never change half of it.
+    updates: Updates | None = None
+    abandoned: tuple[RuntimeWarning, ...] = ()
+    workflow_id = ""
+    run_id = ""
+    original_run_id = ""
+    task_queue = ""
+    now_ns = 0
+    started_at_ms = 0
+    first_task_at_ms = 0
+    replaying = True
+    task_number = 0
+    closed = False
+    error: BaseException | None = None
+    instance: Any = None
+    cancel_requested = False
+    cancel_reason: str | None = None
+    kept_bytes = 0
+    main: Any = None
+    _started = b""
+    _info: Info | None = None
+    _memo: dict[str, m.Payload] | None = None
+    _search_attributes: dict[str, m.Payload] | None = None
+    _main_entered = False
+    _activities = _timers = _children = _step_count = 0
+
     def __init__(self, definition: WorkflowDefinition, *, namespace: str, converter: Converter) -> None:
         self.definition = definition
         self.namespace = namespace
         self.converter = converter
         self.loop = WorkflowLoop(self)
         self.handlers = Handlers(self)
-        self.updates: Updates | None = None
-        self.abandoned: tuple[RuntimeWarning, ...] = ()
-        self.workflow_id = ""
-        self.run_id = ""
-        self.original_run_id = ""
-        self.task_queue = ""
         self.task = TaskInfo()
-        self.now_ns = 0
-        self.started_at_ms = 0
-        self.first_task_at_ms = 0
-        self.replaying = True
-        self.task_number = 0
         self.commands: list[Issued] = []
         self.pending: dict[int, Any] = {}
         self.steps: dict[str, StepFuture] = {}
-        self.closed = False
-        self.error: BaseException | None = None
-        self.instance: Any = None
-        self.cancel_requested = False
-        self.cancel_reason: str | None = None
         self.patches_recorded: set[str] = set()
         self.scratch: dict[str, Any] = {}
         """For the authoring API: what it derives from this run and wants to keep with it."""
         self._patches: dict[str, bool] = {}
-        self._started = b""
-        self.kept_bytes = 0
-        self._info: Info | None = None
-        self._memo: dict[str, m.Payload] | None = None
-        self._search_attributes: dict[str, m.Payload] | None = None
         self.conditions: list[Any] = []
-        self.main: Any = None
-        self._main_entered = False
-        self._activities = 0
-        self._timers = 0
-        self._children = 0
-        self._step_count = 0
 
     # Commands.
 
@@ -156,11 +156,11 @@ class WorkflowRuntime:
         activity_id = options.activity_id or str(self._activities)
         handle: ActivityHandle[Any] = ActivityHandle(self, name, activity_id, options.cancellation_type, result_type)
         if not loop.inert:
-            message = None
+            message: Command | None = None
             if not self.replaying:
-                message = build.schedule_activity(template, activity_id, payloads)
+                message = asked = build.schedule_activity(template, activity_id, payloads)
                 if options.summary:
-                    message += build.metadata(self.converter.to_payload(options.summary))
+                    message = asked.serialize() + build.metadata(self.converter.to_payload(options.summary))
             place = None if is_awaited else place_of_call()
             handle.issued = issued = Issued(command.SCHEDULE_ACTIVITY, handle, place, message, self.task_number)
             self.commands.append(issued)

@@ -79,7 +79,7 @@ class DirectWorkflowTaskWorker(WorkflowTaskWorker):
             if not isinstance(outcome, TaskCompleted) or outcome.messages:
                 self._standing.run(self._handle_in_slot(task.message(), (entry, outcome)))
                 return
-            task.complete(outcome.encoded_commands)
+            task.complete(outcome.asked)
             if outcome.closes:
                 self.cache.drop(entry)
             else:

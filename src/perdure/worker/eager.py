@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from perdure.api import messages as m
+from perdure.api.direct import SCHEDULE_ACTIVITY_PREFIX
 from perdure.api.wire import sized, sized_tag
-from perdure.replay.commands import SCHEDULE_ACTIVITY_PREFIX
 
 __all__ = ["ActivityTaker", "EagerActivities"]
 

@@ -380,7 +380,9 @@ class WorkflowTaskWorker:
         self, eager: EagerActivities, task: Task, entry: CachedRun, outcome: TaskCompleted
     ) -> Task | None:
         """Complete a task and ask for activities it schedules; the next task of the same run, if the answer has it."""
-        asked = eager.ask(outcome.encoded_commands)
+        commands = outcome.encoded_commands
+        asked = eager.ask(commands)
+        outcome.asked = [*commands]
         activities: Sequence[m.PollActivityTaskQueueResponse] = ()
         try:
             request = self._completion(task, outcome)

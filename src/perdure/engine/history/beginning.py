@@ -103,7 +103,10 @@ def read(request: m.StartWorkflowExecutionRequest, limits: Limits, attributes_of
     at = 0
     end = len(data)
     while at < end and (tag := data[at]) <= _REQUEST_ID:
-        start, stop = content(data, at)
+        start = at + 2
+        stop = start + data[at + 1]
+        if data[at + 1] > 127:
+            start, stop = content(data, at)
         if tag == _WORKFLOW_ID:
             workflow_id = data[start:stop].decode()
         elif tag == _INPUT:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from perdure.api import messages as m
+from perdure.api.direct import ActivityCommand, Command
 from perdure.engine.history import deadlines, events, evolve, failures, frames, pending, reports, terms
 from perdure.engine.history.planning import (
     BadCommand,
@@ -104,13 +105,17 @@ def _add(run: Run, event_id: int, asked: terms.Asked, now_ms: int) -> None:
     )
     if agreed.priority:
         item.priority = agreed.priority
-    pending.add_activity(run, item)
-    run.live.scheduled[event_id] = asked
+    live = run.live
+    run.state.items[event_id] = item
+    if run.state.spilled:
+        live.dirty_items.add(event_id)
+    live.activity_ids[asked.activity_id] = event_id
+    live.scheduled[event_id] = asked
     if to_close or to_start:
         deadlines.push_activity(run, item)
 
 
-def plan_all(run: Run, commands: Sequence[bytes], limits: Limits) -> list[terms.Asked] | None:
+def plan_all(run: Run, commands: Sequence[Command], limits: Limits) -> list[terms.Asked] | None:
     """Check a completion that asks for activities and nothing else. None if it is not one, or if any does not hold.
 
     The ordinary completion, whose commands need not be looked at one by one in the light of the others.
@@ -121,12 +126,17 @@ def plan_all(run: Run, commands: Sequence[bytes], limits: Limits) -> list[terms.
     state = run.state
     longest = limits.id_length
     found: list[terms.Asked] = []
-    for data in commands:
-        start = reports.plain_schedule(data)
-        if not start or len(data) > limits.blob_bytes:
-            return None
+    for command in commands:
         try:
-            asked = terms.read(data, state.task_queue, state.run_timeout_ms, start)
+            if isinstance(command, ActivityCommand):
+                if len(command.input_field) > limits.blob_bytes:
+                    return None
+                asked = terms.of_command(command, state.task_queue, state.run_timeout_ms)
+            else:
+                start = reports.plain_schedule(command)
+                if not start or len(command) > limits.blob_bytes:
+                    return None
+                asked = terms.read(command, state.task_queue, state.run_timeout_ms, start)
         except terms.BadTerms:
             return None
         activity_id = asked.activity_id

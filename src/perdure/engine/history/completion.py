@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
+from perdure.api.direct import Command
 from perdure.engine.history import (
     closing,
     commands,
@@ -72,7 +73,7 @@ def complete_workflow_task(
 
 def carry_out(
     run: Run,
-    asked: Sequence[bytes],
+    asked: Sequence[Command],
     manner: reports.Manner,
     request: m.RespondWorkflowTaskCompletedRequest | None = None,
     *,
@@ -82,7 +83,7 @@ def carry_out(
     endpoints: Mapping[str, str] | None = None,
     now_ms: int,
 ) -> Transition:
-    """`complete_workflow_task` for serialized commands (precondition: a task is held).
+    """`complete_workflow_task` for commands that are no messages (precondition: a task is held).
 
     Args:
         asked: the commands.
@@ -108,7 +109,7 @@ def carry_out(
     try:
         if request is not None and manner.has_messages:
             update_protocol.open_mailbox(plan, request)
-        steps = commands.plan_commands(plan, asked)
+        steps = commands.plan_commands(plan, [data if isinstance(data, bytes) else data.serialize() for data in asked])
         if manner.has_messages:
             steps = update_protocol.plan_rest(plan, steps)
     except BadCommand as bad:

@@ -182,9 +182,10 @@ def hot(run: Run) -> bool:
         return True
     if state.buffered and not state.task_scheduled_event_id:
         return True  # They came while a speculative task was handed out, which nobody remembers.
+    items = state.items
     for event_id in run.live.activity_ids.values():
-        item = state.items[event_id]
-        if isinstance(item, ActivityItem) and not item.next_attempt_at_ms and not item.held:
+        item = items[event_id]
+        if type(item) is ActivityItem and not item.next_attempt_at_ms and not item.held:
             if item.control is None or not item.control.paused_at_ms:
                 return True
     nexus_ids = run.live.nexus_ids

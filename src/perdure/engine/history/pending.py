@@ -21,11 +21,6 @@ def add(run: Run, item: Item) -> None:
         run.live.dirty_items.add(item.event_id)
 
 
-def add_activity(run: Run, item: ActivityItem) -> None:
-    add(run, item)
-    run.live.activity_ids[item.activity_id] = item.event_id
-
-
 def remove_activity(run: Run, item: ActivityItem) -> None:
     event_id = item.event_id
     live = run.live

@@ -455,17 +455,14 @@ class UpdateLive(Struct):
 class News(Struct, gc=False):
     """What has come of the activities that the last workflow task scheduled, as long as nothing else has happened.
 
-    Whether that is so is told by counting: see `is_all`.
+    Whether that is so is told by counting: from that task's Completed event to the Scheduled event of the next one
+    there are two, and one more for each activity scheduled, and two more for each that has completed.
     """
 
     scheduled: list[int]
     """Ids of the events that followed the task's Completed event: all it asked for."""
     completed: list[tuple[int, bytes]]
     """(scheduled event id, result as serialized ``Payloads``), in order of arrival."""
-
-    def is_all(self, events: int) -> bool:
-        """Whether so many events, from that Completed to the Scheduled event of the next task, hold nothing more."""
-        return events == 2 + len(self.scheduled) + 2 * len(self.completed)
 
 
 class Live(Struct):

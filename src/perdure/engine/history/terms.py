@@ -18,6 +18,7 @@ from google.protobuf.duration_pb2 import Duration
 from msgspec import Struct
 
 from perdure.api import messages as m
+from perdure.api.direct import ActivityCommand
 from perdure.api.durations import set_duration_ms
 from perdure.api.wire import content, varint
 from perdure.engine.history import priorities, retrying
@@ -89,7 +90,9 @@ class Asked(Struct, frozen=True):
     def payloads(self) -> bytes:
         """The activity's arguments, as serialized ``Payloads``."""
         data = self.input
-        return data[content(data, 0)[0] :] if data else self.terms.input
+        if not data:
+            return self.terms.input
+        return data[2:] if data[1] < 128 else data[content(data, 0)[0] :]
 
 
 def read(data: bytes, task_queue: str, run_timeout_ms: int, start: int = 0) -> Asked:
@@ -107,7 +110,11 @@ def read(data: bytes, task_queue: str, run_timeout_ms: int, start: int = 0) -> A
     end = len(data)
     id_at = at = start
     if data.startswith(_ID, at):
-        id_at, at = content(data, at)
+        id_at = at + 2
+        size = data[at + 1]
+        at = id_at + size
+        if size > 127:
+            id_at, at = content(data, start)
     terms_at = at
     while at < end and data[at] in _TYPE_AND_QUEUE:
         size = data[at + 1]
@@ -117,12 +124,21 @@ def read(data: bytes, task_queue: str, run_timeout_ms: int, start: int = 0) -> A
         at = content(data, at)[1]
     input_at = at
     if at < end and data[at] == _INPUT:
-        at = content(data, at)[1]
+        size = data[at + 1]
+        at = at + 2 + size if size < 128 else content(data, at)[1]
     shared = data[terms_at:header_at] + data[at:]
     find = _terms if len(shared) <= _TERMS_KEPT_BYTES else _terms.__wrapped__
     terms = find(shared, task_queue, run_timeout_ms)
     activity_id = data[id_at:terms_at].decode() if terms_at > start else terms.activity_id
     return Asked(terms, activity_id, data[start:terms_at], data[header_at:input_at], data[input_at:at])
+
+
+def of_command(command: ActivityCommand, task_queue: str, run_timeout_ms: int) -> Asked:
+    """`read` for a command that is in parts already."""
+    shared = command.terms
+    find = _terms if len(shared) <= _TERMS_KEPT_BYTES else _terms.__wrapped__
+    terms = find(shared, task_queue, run_timeout_ms)
+    return Asked(terms, command.activity_id, command.id_field, b"", command.input_field)
 
 
 @lru_cache(maxsize=_TERMS_KEPT)

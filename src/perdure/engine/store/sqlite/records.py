@@ -146,22 +146,25 @@ def _event_records(rows: Iterable[tuple[int, int, bytes]]) -> list[bytes]:
 
 
 def _run_head(run_key: int, run_id: str, wake_at_ms: int | None) -> bytes:
-    if wake_at_ms is None:
-        wake_at_ms = NONE_MS
-    elif wake_at_ms < 0:
-        raise ValueError(f"wake_at_ms {wake_at_ms} is negative")
     name = run_id.encode()
-    head = b"%12d%15d%6d%b" % (run_key, wake_at_ms, len(name), name)
-    if len(head) != RUN_KEY_BYTES + len(name):
-        raise ValueError(f"run key {run_key}, wake_at_ms {wake_at_ms} or a run id is too long")
-    return head
+    return b"%12d%15d%6d%b" % (run_key, NONE_MS if wake_at_ms is None else wake_at_ms, len(name), name)
+
+
+def _unfit_run(run_key: int, wake_at_ms: int | None) -> ValueError:
+    if wake_at_ms is not None and wake_at_ms < 0:
+        return ValueError(f"wake_at_ms {wake_at_ms} is negative")
+    return ValueError(f"run key {run_key}, wake_at_ms {wake_at_ms} or a run id is too long")
 
 
 def _run_records(rows: Iterable[RunRow]) -> list[bytes]:
     """Records of runs; every commit's other inner loop."""
     records: list[bytes] = []
     for run_key, run_id, wake_at_ms, state in rows:
-        head = _run_head(run_key, run_id, wake_at_ms)
+        name = run_id.encode()
+        size = len(name)
+        head = b"%12d%15d%6d%b" % (run_key, NONE_MS if wake_at_ms is None else wake_at_ms, size, name)
+        if len(head) != RUN_KEY_BYTES + size or (wake_at_ms is not None and wake_at_ms < 0):
+            raise _unfit_run(run_key, wake_at_ms)
         records.append(head + state + crc32(state, crc32(head)).to_bytes(SEAL_BYTES, "little"))
     return records
 
@@ -179,8 +182,8 @@ def _visibility_record(row: VisibilityRow) -> bytes:
     close_ms = NONE_MS if row.close_ms is None else row.close_ms
     if row.close_ms is not None and row.close_ms < 0:
         raise ValueError(f"close_ms {close_ms} is negative")
-    texts: Iterable[str] = (row.namespace, row.workflow_id, row.run_id, row.workflow_type, row.task_queue)
-    encoded = [text.encode() for text in texts]
+    namespace, workflow_id, run_id = row.namespace.encode(), row.workflow_id.encode(), row.run_id.encode()
+    workflow_type, task_queue = row.workflow_type.encode(), row.task_queue.encode()
     head = b"%12d%6d%15d%15d%15d%12d%15d%12d%6d%6d%6d%6d%6d" % (
         row.run_key,
         row.status,
@@ -190,11 +193,15 @@ def _visibility_record(row: VisibilityRow) -> bytes:
         row.history_length,
         row.history_bytes,
         row.state_transitions,
-        *[len(text) for text in encoded],
+        len(namespace),
+        len(workflow_id),
+        len(run_id),
+        len(workflow_type),
+        len(task_queue),
     )
     if len(head) != VISIBILITY_KEY_BYTES:
         raise ValueError(f"a number or text of the visibility row of run {row.run_key} is too long")
-    return b"".join((head, *encoded, row.info))
+    return b"".join((head, namespace, workflow_id, run_id, workflow_type, task_queue, row.info))
 
 
 def _attribute_records(row: AttributesRow) -> Iterable[bytes]:
