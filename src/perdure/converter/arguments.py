@@ -63,7 +63,7 @@ def decode_arguments(
 def decode_serialized_arguments(converter: PayloadConverter, data: bytes, signature: Signature, what: str) -> list[Any]:
     """As `decode_arguments`, for serialized ``Payloads``."""
     if signature.maximum == 1 and data:
-        start, end = content(data, 0)
+        start, end = (2, 2 + data[1]) if data[1] < 128 else content(data, 0)
         if end == len(data):
             hints, _ = signature.hints
             try:

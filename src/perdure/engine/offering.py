@@ -59,7 +59,7 @@ class Offering:
     def _sticky_queue(self, state: RunState, now_ms: int) -> TaskQueue | None:
         """The run's sticky queue, if its worker is there and still the one to go on."""
         queue = self._shard.matching.workflow.get((state.namespace, state.sticky_queue))
-        if queue is None or not queue.is_alive(now_ms, self._config.sticky_alive_ms):
+        if queue is None or not (queue.standing or queue.is_alive(now_ms, self._config.sticky_alive_ms)):
             return None
         if self.deployments.in_use and last_version(state) != self.version_for(state):
             return None

@@ -217,17 +217,17 @@ class Shard:
                 slot.groups += 1
                 group.slots.append(slot)
             slot.pending += transition.frames
-            if transition.visibility:
+            if transition.visibility:  # As it is whenever a run begins or closes.
                 slot.visibility = True
                 if transition.attributes:
                     slot.attributes = True
-            if transition.closed:
-                self.namespaces.retain(slot.run.state)
+                if transition.closed:
+                    self.namespaces.retain(slot.run.state)
             if transition.activities:
                 group.activities.append((slot, transition.activities))
             if transition.messages:
                 group.messages.append((slot, transition.messages))
-            if transition.next_run is not None:
+            if transition.closed and transition.next_run is not None:
                 self._start_next(slot, transition.next_run)
             if transition.workflow_task and offer:
                 self.offering.workflow_task(slot, transition.now_ms)
@@ -453,9 +453,8 @@ class Shard:
                 slot.group = None
                 if slot.settled:
                     slot.settled.clear()
-            ended = not slot.run.is_open
-            if waiters.for_events or (ended and waiters.for_end):
-                waiters.notify(slot.key, ended=ended)
+            if waiters.for_events or (waiters.for_end and not slot.run.is_open):
+                waiters.notify(slot.key, ended=not slot.run.is_open)
         for slot, event_ids in group.activities:
             if not slot.gone:
                 self.offering.activities(slot, event_ids)

@@ -124,6 +124,10 @@ class ReadyHandle(asyncio.Handle):
 
     __slots__ = ()
 
+    # Asyncio sets these in debug mode only, which this loop does not have.
+    _repr = None
+    _source_traceback = None
+
     def __init__(
         self, callback: Callable[..., object], args: tuple[Any, ...], loop: WorkflowLoop, context: Context
     ) -> None:
@@ -132,8 +136,6 @@ class ReadyHandle(asyncio.Handle):
         self._args = args
         self._loop = loop
         self._cancelled = False
-        self._repr = None
-        self._source_traceback = None
 
 
 class WorkflowFuture(asyncio.Future[_T]):

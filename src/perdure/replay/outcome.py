@@ -44,7 +44,7 @@ class StepCall:
     return_type: Any
 
 
-class TaskCompleted(Struct, kw_only=True):
+class TaskCompleted(Struct, kw_only=True, gc=False):
     """Respond with RespondWorkflowTaskCompleted.
 
     Attributes:

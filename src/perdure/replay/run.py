@@ -232,7 +232,7 @@ class WorkflowRun:
         """`WorkflowRuntime.resolve_with`, for the first of serialized ``Payloads``."""
         value = None
         if payloads:
-            start, end = content(payloads, 0)
+            start, end = (2, 2 + payloads[1]) if payloads[1] < 128 else content(payloads, 0)
             try:
                 value = self._runtime.converter.from_payload_bytes(payloads[start:end], call.result_type)
             except Exception as error:

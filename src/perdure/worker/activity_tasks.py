@@ -271,7 +271,8 @@ class ActivityTaskWorker:
     async def _call(self, running: RunningActivity) -> bytes:
         """Run the function; its result as a serialized payload."""
         activity = running.activity
-        if isinstance(running, ProcessRun):
+        is_async = isinstance(running, AsyncRun)
+        if not is_async and isinstance(running, ProcessRun):
             return await self._processes.call(running, self._task_queue)
         if activity.name is None:
             args: list[Any] = [[RawValue(payload) for payload in running.task.input.payloads]]
@@ -280,7 +281,7 @@ class ActivityTaskWorker:
                 self._converter, running.given.input, activity.signature, activity.shown_name
             )
         CURRENT.set(running)
-        if isinstance(running, AsyncRun):
+        if is_async:
             result = await activity.fn(*args)
         else:
             assert isinstance(running, ThreadRun)

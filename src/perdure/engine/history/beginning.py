@@ -48,7 +48,7 @@ Attributes = Callable[[m.StartWorkflowExecutionRequest, Limits], m.WorkflowExecu
 """Checks a request and gives the attributes of its event, without run ids. Raises RpcError INVALID_ARGUMENT."""
 
 
-class Kind(Struct, frozen=True):
+class Kind(Struct, frozen=True, gc=False):
     """What all starts of a kind have in common."""
 
     state: RunState
@@ -57,7 +57,7 @@ class Kind(Struct, frozen=True):
     """Fields of ``WorkflowExecutionStartedEventAttributes``."""
 
 
-class Beginning(Struct, frozen=True):
+class Beginning(Struct, frozen=True, gc=False):
     """A start: its kind and what is its own."""
 
     kind: Kind

@@ -16,7 +16,7 @@ from perdure.engine.history.planning import (
     check_size,
     write,
 )
-from perdure.engine.history.recording import append_frame, append_frames
+from perdure.engine.history.recording import append_frame
 from perdure.engine.history.state import ActivityItem, News, Run
 from perdure.engine.history.transition import Limits, Transition
 
@@ -160,14 +160,20 @@ def schedule_all(transition: Transition, planned: Sequence[terms.Asked]) -> None
     completed_id = state.last_task_completed_event_id
     first_id = state.next_event_id
     written: list[bytes] = []
+    written_bytes = 0
     event_id = first_id
     for asked in planned:
-        written.append(frames.activity_scheduled(event_id, now_ms, asked.event(completed_id)))
+        frame = frames.activity_scheduled(event_id, now_ms, asked.event(completed_id))
+        written.append(frame)
+        written_bytes += len(frame)
         _add(run, event_id, asked, now_ms)
         event_id += 1
     transition.activities = list(range(first_id, event_id))
-    live.news = News(list(transition.activities), [])
-    append_frames(transition, written)
+    live.news = News(transition.activities.copy(), [])
+    transition.frames += written
+    live.frames += written
+    state.next_event_id = event_id
+    state.history_bytes += written_bytes
 
 
 def check_cancel_activity(plan: Plan, attributes: m.RequestCancelActivityTaskCommandAttributes) -> ActivityItem | None:

@@ -98,7 +98,10 @@ def carry_out(
         if activities is not None:
             _write_completed(transition, task, manner)
             commands_activity.schedule_all(transition, activities)
-            _go_on(transition, manner, limits, has_updates=False)
+            if run.state.buffered or manner.wants_next:
+                _go_on(transition, manner, limits, has_updates=False)
+            else:
+                _check_history_size(transition, limits)
             return transition
     plan = Plan(run, limits, now_ms, manner.identity, new_id, len(run.state.buffered))
     plan.attributes = attributes
@@ -179,14 +182,15 @@ def _write_completed(transition: Transition, task: WorkflowTaskLive, manner: rep
     completed = frames.task_completed(
         event_id, transition.now_ms, task.scheduled_event_id, started_event_id, manner.event
     )
-    written = [task.started_frame, completed]
-    if task.scheduled_frame:
-        written.insert(0, task.scheduled_frame)
-    transition.frames = written
+    started = task.started_frame
+    transition.frames = [started, completed]
     live.frames = [completed]
     live.news = None
     state.next_event_id = event_id + 1
-    state.history_bytes += len(task.scheduled_frame) + len(task.started_frame) + len(completed)
+    state.history_bytes += len(started) + len(completed)
+    if task.scheduled_frame:
+        transition.frames.insert(0, task.scheduled_frame)
+        state.history_bytes += len(task.scheduled_frame)
     evolve.apply_task_completed(state, event_id, started_event_id)
     if manner.worker != state.worker:
         if versions.is_versioned(manner.worker) or versions.is_versioned(state.worker):

@@ -16,7 +16,7 @@ from typing import Final
 
 from perdure.api import messages as m
 from perdure.api.framing import frame
-from perdure.api.wire import rare_varint, text, timestamp, varint
+from perdure.api.wire import text, timestamp, varint
 from perdure.engine.history import events
 
 _STRINGS_KEPT: Final = 4096
@@ -94,7 +94,7 @@ def task_started(
             varint(scheduled_event_id),
             text(b"\x12", identity),
             b"\x1a" + varint(len(request)) + request if request else b"",
-            b"\x28" + rare_varint(history_bytes) if history_bytes else b"",
+            b"\x28" + varint(history_bytes) if history_bytes else b"",
         )
     )
     return _frame(event_id, at_ms, _TASK_STARTED, b"\x5a", attributes)

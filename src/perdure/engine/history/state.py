@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 
-class Retry(Struct, array_like=True, frozen=True):
+class Retry(Struct, array_like=True, frozen=True, gc=False):
     """A retry policy with its defaults filled in."""
 
     initial_ms: int = 1000
@@ -88,7 +88,7 @@ class ActivityControl(Struct, array_like=True):
     original: ActivityOriginal | None = None
 
 
-class ActivityItem(Struct, array_like=True, tag="a"):
+class ActivityItem(Struct, array_like=True, tag="a", gc=False):
     """An activity from its Scheduled event to its closing one."""
 
     event_id: int
@@ -135,7 +135,7 @@ class ActivityItem(Struct, array_like=True, tag="a"):
         return self.control is not None and self.control.paused_at_ms != 0
 
 
-class TimerItem(Struct, array_like=True, tag="t"):
+class TimerItem(Struct, array_like=True, tag="t", gc=False):
     """A timer from its Started event to Fired or Canceled."""
 
     event_id: int
@@ -298,7 +298,7 @@ class Pause(Struct, array_like=True, frozen=True):
     request_id: str
 
 
-class RunState(Struct, array_like=True):
+class RunState(Struct, array_like=True, gc=False):
     """The durable state of one run."""
 
     version: int
@@ -465,7 +465,7 @@ class News(Struct, gc=False):
     """(scheduled event id, result as serialized ``Payloads``), in order of arrival."""
 
 
-class Live(Struct):
+class Live(Struct, gc=False):
     """What is known of a run only while this process holds it."""
 
     task: WorkflowTaskLive | None = None
@@ -493,7 +493,7 @@ class Live(Struct):
     """Scheduled event ids of the Nexus operations that are pending."""
 
 
-class Run(Struct, eq=False):
+class Run(Struct, eq=False, gc=False):
     """A loaded run: its durable state and what this process knows besides."""
 
     key: int

@@ -39,7 +39,7 @@ class BadTerms(ValueError):
     """Terms that can't hold; the message says why."""
 
 
-class Terms(Struct, frozen=True):
+class Terms(Struct, frozen=True, gc=False):
     """What holds for every activity that is scheduled on the same terms."""
 
     activity_id: str
@@ -63,7 +63,7 @@ class Terms(Struct, frozen=True):
     """Serialized ``Payloads``: empty, as inputs are not among the terms, but for a command in another order."""
 
 
-class Asked(Struct, frozen=True):
+class Asked(Struct, frozen=True, gc=False):
     """A command: its terms, and the three fields that are its own, serialized."""
 
     terms: Terms
