@@ -25,6 +25,7 @@ from tests.service.support import (
 )
 
 HANDLERS = "handlers"
+COMPLETED = "workflow_task_completed_event_attributes"
 USE_EXISTING = m.WorkflowIdConflictPolicy.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING
 
 
@@ -382,6 +383,31 @@ async def test_a_caller_that_was_reset_is_told(driver: Driver) -> None:
     await driver.complete(await driver.poll("handled"), complete_workflow("out"))
     await driver.wait_idle(but_held=True)
     assert await operations(driver) == ["Scheduled", "Started", "Completed"]
+
+
+@pytest.mark.parametrize(
+    ("excluded", "expected"),
+    [((), ["Scheduled", "Started", "Completed"]), ((3,), ["Scheduled"])],
+)
+async def test_a_reset_to_before_the_end(driver: Driver, excluded: tuple[int, ...], expected: list[str]) -> None:
+    task = await called(driver)
+    await driver.signal()
+    await driver.step()
+    await answer(driver, task, **later())
+    await handle(driver, task)
+    await driver.complete(await driver.poll("handled"), complete_workflow("out"))
+    await driver.wait_idle(but_held=True)
+    second = [event.event_id for event in await driver.history() if event.HasField(COMPLETED)][1]
+    reset = m.ResetWorkflowExecutionRequest(namespace="default", workflow_task_finish_event_id=second)
+    reset.reset_reapply_exclude_types.extend(map(m.ResetReapplyExcludeType.ValueType, excluded))
+    reset.workflow_execution.workflow_id = "wf"
+    await driver.service.reset_workflow_execution(reset)
+    await driver.wait_idle(but_held=True)
+    assert await operations(driver) == expected
+    if excluded:
+        again = await poll(driver)
+        assert again.request.start_operation.request_id == task.request.start_operation.request_id
+        await driver.terminate()
 
 
 async def test_two_operations_share_a_workflow(driver: Driver) -> None:

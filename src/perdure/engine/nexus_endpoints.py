@@ -25,7 +25,7 @@ __all__ = ["Endpoints"]
 
 _ROW: Final = "nexus_endpoints"
 ENDPOINTS_MAX: Final = 1000
-_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]*[a-zA-Z0-9]")
+_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]*")
 _NAME_LENGTH: Final = 200
 _DESCRIPTION_BYTES: Final = 20_000
 
@@ -146,8 +146,8 @@ class Endpoints:
             raise _invalid("Nexus endpoint name not set")
         if len(name) > _NAME_LENGTH or not _NAME.fullmatch(name):
             raise _invalid(
-                f"invalid Nexus endpoint name {name[:_NAME_LENGTH]!r}: it has 2 to {_NAME_LENGTH} letters, digits and"
-                " dashes, begins with a letter and ends without a dash"
+                f"invalid Nexus endpoint name {name[:_NAME_LENGTH]!r}: it has 1 to {_NAME_LENGTH} letters, digits,"
+                " dashes and underscores, and does not begin with a digit"
             )
         if spec.description.ByteSize() > _DESCRIPTION_BYTES:
             raise _invalid(f"the Nexus endpoint's description exceeds {_DESCRIPTION_BYTES} bytes")

@@ -9,6 +9,8 @@ workflow task. So its state is the fold of its history like any other's. What wa
     child that had started   stays the workflow's child; its end is told to the new run, now or when it comes
     child, signal, cancel    with its outcome in the base, that is written again; else it is sent again under the
     that was on its way      request id it had, so that it arrives once
+    Nexus operation          with an event in the base that it started or ended, that is written again; else it is
+                             requested again under the request id it had
 
 What came after the point and is written again: signals, updates (as admitted ones, for the code to accept anew) and
 changed options, also those of the runs that continued the base as new. Cancel requests are not: the workflow is taken
@@ -49,6 +51,7 @@ from perdure.engine.history.state import (
     CancelItem,
     ChildItem,
     MessageKind,
+    NexusItem,
     OutMessage,
     Run,
     RunState,
@@ -61,6 +64,7 @@ _EXCLUDE = m.ResetReapplyExcludeType
 _REAPPLY = m.ResetReapplyType
 _SIGNALS: Final = _EXCLUDE.RESET_REAPPLY_EXCLUDE_TYPE_SIGNAL
 _UPDATES: Final = _EXCLUDE.RESET_REAPPLY_EXCLUDE_TYPE_UPDATE
+_NEXUS: Final = _EXCLUDE.RESET_REAPPLY_EXCLUDE_TYPE_NEXUS
 _BY: Final = "history-service"
 _BASES_KEPT: Final = 100
 _TASK_STARTED: Final = int(_T.EVENT_TYPE_WORKFLOW_TASK_STARTED)
@@ -89,6 +93,22 @@ _OUTCOMES: Final = frozenset(
     )
 )
 """Events that are written again if what they speak of was pending at the point."""
+
+_NEXUS_OUTCOMES: Final = frozenset(
+    (
+        _T.EVENT_TYPE_NEXUS_OPERATION_STARTED,
+        _T.EVENT_TYPE_NEXUS_OPERATION_COMPLETED,
+        _T.EVENT_TYPE_NEXUS_OPERATION_FAILED,
+        _T.EVENT_TYPE_NEXUS_OPERATION_CANCELED,
+        _T.EVENT_TYPE_NEXUS_OPERATION_TIMED_OUT,
+        _T.EVENT_TYPE_NEXUS_OPERATION_CANCEL_REQUEST_COMPLETED,
+        _T.EVENT_TYPE_NEXUS_OPERATION_CANCEL_REQUEST_FAILED,
+    )
+)
+"""The same, of Nexus operations."""
+
+
+_WRITTEN_AGAIN: Final = _FROM_OUTSIDE.keys() | _OUTCOMES | _NEXUS_OUTCOMES
 
 
 class ChildEnd(NamedTuple):
@@ -141,7 +161,7 @@ class Takeover:
             else:
                 if event.event_id == self._finish_event_id:
                     self._check_point()
-                if event.event_type in _FROM_OUTSIDE or event.event_type in _OUTCOMES:
+                if event.event_type in _WRITTEN_AGAIN:
                     self.later.append(event)
 
     def feed_following(self, batch: Iterable[bytes]) -> None:
@@ -209,9 +229,9 @@ def check_reset(request: m.ResetWorkflowExecutionRequest, limits: Limits) -> Non
 def _excluded(request: m.ResetWorkflowExecutionRequest) -> set[int]:
     excluded: set[int] = set(request.reset_reapply_exclude_types)
     if request.reset_reapply_type == _REAPPLY.RESET_REAPPLY_TYPE_NONE:
-        excluded |= {_SIGNALS, _UPDATES}
+        excluded |= {_SIGNALS, _UPDATES, _NEXUS}
     elif request.reset_reapply_type == _REAPPLY.RESET_REAPPLY_TYPE_SIGNAL:
-        excluded.add(_UPDATES)
+        excluded |= {_UPDATES, _NEXUS}
     return excluded
 
 
@@ -312,6 +332,10 @@ def _write_again(transition: Transition, later: Sequence[m.HistoryEvent], exclud
         if reason == _UPDATES:
             _admit_again(transition, event)
             continue
+        if event.event_type in _NEXUS_OUTCOMES:
+            if _NEXUS not in excluded:
+                _end_nexus_again(transition, event)
+            continue
         again = events.again(event, state.next_event_id, transition.now_ms)
         attributes = getattr(again, evolve.APPLIERS[event.event_type].attributes)
         if reason is None:
@@ -320,6 +344,18 @@ def _write_again(transition: Transition, later: Sequence[m.HistoryEvent], exclud
                 continue  # It was begun after the point, too.
             if isinstance(item, ChildItem) and hasattr(attributes, "started_event_id"):
                 attributes.started_event_id = item.started_event_id
+        _append_effective(transition, again, attributes)
+
+
+def _end_nexus_again(transition: Transition, event: m.HistoryEvent) -> None:
+    """Write again what became of an operation, or of the request to cancel it, if that was pending at the point."""
+    state = transition.run.state
+    again = events.again(event, state.next_event_id, transition.now_ms)
+    attributes = getattr(again, evolve.APPLIERS[event.event_type].attributes)
+    item = state.items.get(attributes.scheduled_event_id)
+    if not isinstance(item, NexusItem):
+        return
+    if getattr(attributes, "requested_event_id", item.cancel_requested_event_id) == item.cancel_requested_event_id:
         _append_effective(transition, again, attributes)
 
 
