@@ -10,7 +10,17 @@ from dataclasses import dataclass, field
 
 from perdure.engine.history.transition import Limits
 
-__all__ = ["EngineConfig"]
+__all__ = ["Address", "EngineConfig"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where callbacks may go."""
+
+    pattern: str
+    """Of ``host`` or ``host:port``; an asterisk stands for anything."""
+    allow_insecure: bool = False
+    """Also without TLS, and to private addresses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,5 +66,7 @@ class EngineConfig:
     """Damaged runs remembered; beyond it the oldest are read again when asked for."""
     batch_operations_per_second: float = 1000.0
     """What one batch operation may do at most."""
+    callback_addresses: tuple[Address, ...] = ()
+    """Where completion callbacks may go; the server's own URL needs no entry."""
     erase_closed: bool = True
     """Erase closed runs when their retention is over. Off, they stay until the setting returns."""

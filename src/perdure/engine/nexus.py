@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.api.durations import set_timestamp_ms
 from perdure.engine import history
+from perdure.engine.callouts import Verdict, call_out_of, check_url, post
 from perdure.engine.history import NexusItem, OutMessage, links, nexus_failures
 from perdure.engine.matching.queue import NexusTask, Task
 from perdure.engine.nexus_endpoints import Endpoints
@@ -35,6 +37,10 @@ TOKEN_HEADER: Final = "temporal-callback-token"
 _OPERATION_TOKEN_HEADERS: Final = ("nexus-operation-token", "nexus-operation-id")
 _AGAIN = frozenset((StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED, StatusCode.DATA_LOSS, StatusCode.INTERNAL))
 _RESETS_FOLLOWED = 100
+_CALLS_AT_ONCE = 16
+"""Calls out of the server that are under way."""
+_RETRY_MS = 5_000
+"""When a completion that could not be read is looked at again."""
 _SCHEDULED = m.EventType.EVENT_TYPE_NEXUS_OPERATION_SCHEDULED
 _STARTED = m.EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
 
@@ -45,6 +51,7 @@ class Nexus:
     def __init__(self, shard: Shard) -> None:
         self.endpoints = Endpoints(shard, self._lead_again)
         self._shard = shard
+        self._calls = asyncio.Semaphore(_CALLS_AT_ONCE)
         self._reader: HistoryReader | None = None
         self._tokens: Tokens | None = None
 
@@ -208,13 +215,8 @@ class Nexus:
     def check_callbacks(self, callbacks: Iterable[m.Callback]) -> None:
         """Refuse callbacks that would never be made. Raises RpcError INVALID_ARGUMENT."""
         for callback in callbacks:
-            url = callback.nexus.url
-            if url != SYSTEM_URL:
-                raise RpcError(
-                    StatusCode.INVALID_ARGUMENT,
-                    f"invalid callback url: url does not match any configured callback address: {url!r};"
-                    f" this server calls {SYSTEM_URL} alone",
-                )
+            if callback.nexus.url != SYSTEM_URL:
+                check_url(callback.nexus.url, self._shard.config.callback_addresses)
 
     async def deliver(self, sender: Slot, message: OutMessage) -> int:
         """Tell the operation that waits for it how the sender has ended. 0, or why nobody waits.
@@ -253,6 +255,48 @@ class Nexus:
             return history.CALLBACK_NOT_FOUND
         self._shard.apply(caller, transition)
         return 0
+
+    def goes_out(self, sender: Slot, message: OutMessage) -> bool:
+        """Whether a callback is for somebody outside of the server."""
+        return history.callback_of(sender.run, message).nexus.url != SYSTEM_URL
+
+    async def call_out(self, sender: Slot, message: OutMessage) -> None:
+        """Tell somebody outside how the sender has ended, or find out that it has to be tried again, and when."""
+        shard = self._shard
+        try:
+            event = await self.reader.event(sender.key, sender.run.state.close_event_id)
+            async with self._calls:
+                failure, again = await self._call(history.callback_of(sender.run, message).nexus, event)
+            sender = await shard.cache.get(sender.key)
+        except RpcError as error:
+            if error.code in _AGAIN and error.code is not StatusCode.DATA_LOSS:
+                self._deliver_at(shard.clock.now_ms() + _RETRY_MS, sender, message)
+            return
+        if all(message.seq != waiting.seq for waiting in sender.run.state.outbox):
+            return  # It was delivered before this engine knew of it.
+        now_ms = shard.clock.now_ms()
+        if failure:
+            told = nexus_failures.handler_failure("UPSTREAM_ERROR", failure, retryable=again)
+            failed = history.callback_failed(sender.run, message, told, limits=shard.limits, now_ms=now_ms)
+            shard.apply(sender, failed)
+            if again:
+                self._deliver_at(history.callback_due_ms(sender.run, message), sender, message)
+                return
+        cause = history.CALLBACK_REFUSED if failure else 0
+        shard.apply(sender, history.message_delivered(sender.run, message.seq, failure_cause=cause, now_ms=now_ms))
+
+    async def _call(self, callback: m.Callback.Nexus, event: m.HistoryEvent) -> Verdict:
+        further = {"user-agent": "perdure", "nexus-operation-close-time": event.event_time.ToJsonString()}
+        addresses = self._shard.config.callback_addresses
+        try:
+            call = call_out_of(callback, history.completion_of(event), addresses, further)
+        except RpcError as error:
+            return Verdict(error.message)
+        return await post(call)
+
+    def _deliver_at(self, due_ms: int, sender: Slot, message: OutMessage) -> None:
+        shard = self._shard
+        shard.clock.call_at(due_ms, partial(shard.outbox.add, sender, (message,)))
 
     async def _caller(self, token: CallbackToken) -> Slot:
         """The run that waits for a completion: the one that called, or the one that has taken up its history since."""

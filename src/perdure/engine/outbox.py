@@ -63,7 +63,7 @@ class Outbox:
         self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._delivering = False
-        self._handlers: dict[int, Callable[[Slot, OutMessage], Awaitable[_Outcome]]] = {
+        self._handlers: dict[int, Callable[[Slot, OutMessage], Awaitable[_Outcome | None]]] = {
             MessageKind.START_CHILD: self._start_child,
             MessageKind.SIGNAL: self._signal,
             MessageKind.CANCEL: self._cancel,
@@ -128,6 +128,8 @@ class Outbox:
                 if error.code is not StatusCode.DATA_LOSS:  # A damaged receiver stays so until the engine is reopened.
                     shard.clock.call_at(shard.clock.now_ms() + _RETRY_MS, partial(self.add, sender, (message,)))
                 return
+            if outcome is None:
+                return  # It is on its way, and comes back here if it has to.
             if not sender.gone:
                 break  # Nothing was awaited since the receiver's change: the outcome enters the same group.
             # The sender was lost while the receiver was looked for. Until it is read again the receiver's change may
@@ -272,8 +274,12 @@ class Outbox:
         self._shard.apply(parent, transition)
         return _Outcome()
 
-    async def _callback(self, sender: Slot, message: OutMessage) -> _Outcome:
-        return _Outcome(failure_cause=await self._shard.nexus.deliver(sender, message))
+    async def _callback(self, sender: Slot, message: OutMessage) -> _Outcome | None:
+        nexus = self._shard.nexus
+        if nexus.goes_out(sender, message):
+            self._shard.spawn(nexus.call_out(sender, message))
+            return None
+        return _Outcome(failure_cause=await nexus.deliver(sender, message))
 
     def _target(self, message: OutMessage) -> Awaitable[Slot]:
         return self._shard.cache.find(message.namespace, message.workflow_id, message.run_id)

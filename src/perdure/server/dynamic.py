@@ -11,9 +11,10 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from perdure.engine import EngineConfig
+from perdure.engine.config import Address
 
 __all__ = ["KNOWN_KEYS", "Configured", "SettingError", "configure"]
 
@@ -58,9 +59,31 @@ def _seconds(value: object) -> float:
     return _milliseconds(value) / 1000
 
 
-_Reader = Callable[[object], int | float]
+def _addresses(value: object) -> tuple[Address, ...]:
+    wanted = 'a list such as [{"Pattern": "*.example.com", "AllowInsecure": false}]'
+    if not isinstance(value, list):
+        raise ValueError(wanted)
+    found: list[Address] = []
+    for entry in cast("list[object]", value):
+        if not isinstance(entry, dict):
+            raise ValueError(wanted)
+        said = {str(name).lower(): each for name, each in cast("dict[object, object]", entry).items()}
+        pattern = said.get("pattern")
+        insecure = said.get("allowinsecure", False)
+        if not isinstance(pattern, str) or not isinstance(insecure, bool):
+            raise ValueError(wanted)
+        found.append(Address(pattern=pattern, allow_insecure=insecure))
+    return tuple(found)
+
+
+_Reader = Callable[[object], int | float | tuple[Address, ...]]
 
 _OF_RUNS: dict[str, tuple[str, _Reader]] = {
+    "component.nexusoperations.limit.header.size": ("nexus_header_bytes", _count),
+    "component.nexusoperations.limit.operation.concurrency": ("pending_nexus_operations", _count),
+    "component.nexusoperations.request.timeout": ("nexus_request_timeout_ms", _milliseconds),
+    "component.nexusoperations.retryPolicy.initialInterval": ("nexus_backoff_initial_ms", _milliseconds),
+    "component.nexusoperations.retryPolicy.maxInterval": ("nexus_backoff_max_ms", _milliseconds),
     "history.defaultWorkflowTaskTimeout": ("default_task_timeout_ms", _milliseconds),
     "history.maxInFlightUpdates": ("updates_in_flight", _count),
     "history.maximumSignalsPerExecution": ("signals_per_run", _count),
@@ -78,8 +101,10 @@ _OF_RUNS: dict[str, tuple[str, _Reader]] = {
     "limit.numPendingCancelRequests.error": ("pending_cancels", _count),
     "limit.numPendingChildExecutions.error": ("pending_children", _count),
     "limit.numPendingSignals.error": ("pending_signals", _count),
+    "system.maxCallbacksPerWorkflow": ("callbacks", _count),
 }
 _OF_ENGINES: dict[str, tuple[str, _Reader]] = {
+    "component.callbacks.allowedAddresses": ("callback_addresses", _addresses),
     "frontend.historyMaxPageSize": ("history_page_events", _count),
     "frontend.visibilityMaxPageSize": ("list_page", _count),
     "history.maxBufferedQueryCount": ("max_queries_per_run", _count),
@@ -123,7 +148,7 @@ def configure(pairs: Iterable[str], config: EngineConfig | None = None) -> Confi
     return Configured(config=replace(begun, limits=limits, **of_engine), ignored=tuple(ignored))
 
 
-def _read(key: str, text: str, reader: _Reader) -> int | float:
+def _read(key: str, text: str, reader: _Reader) -> int | float | tuple[Address, ...]:
     try:
         value: object = json.loads(text)
     except (json.JSONDecodeError, RecursionError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perdure.engine import EngineConfig
+from perdure.engine.config import Address
 from perdure.server.dynamic import KNOWN_KEYS, SettingError, configure
 
 
@@ -27,6 +28,12 @@ def test_spans_are_written_as_go_does(text: str, ms: int) -> None:
     assert configure([f"matching.longPollExpirationInterval={text}"]).config.poll_timeout_s == ms / 1000
 
 
+def test_where_callbacks_may_go() -> None:
+    text = '[{"Pattern": "*.example.com"}, {"pattern": "*", "allowInsecure": true}]'
+    found = configure([f"component.callbacks.allowedAddresses={text}"]).config.callback_addresses
+    assert found == (Address(pattern="*.example.com"), Address(pattern="*", allow_insecure=True))
+
+
 def test_other_keys_are_named() -> None:
     configured = configure(["frontend.enableUpdateWorkflowExecution=true", "limit.blobSize.warn=1"])
     assert configured.ignored == ("frontend.enableUpdateWorkflowExecution", "limit.blobSize.warn")
@@ -45,6 +52,9 @@ def test_other_keys_are_named() -> None:
         f"limit.blobSize.error={'[' * 100_000}",
         "matching.longPollExpirationInterval=10",
         "matching.longPollExpirationInterval=soon",
+        "component.callbacks.allowedAddresses=*",
+        'component.callbacks.allowedAddresses=["*"]',
+        'component.callbacks.allowedAddresses=[{"AllowInsecure": true}]',
     ],
 )
 def test_a_value_that_can_not_be_is_refused(pair: str) -> None:

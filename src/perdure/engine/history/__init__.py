@@ -28,8 +28,10 @@ from perdure.engine.history.activity_control import told as told_of_activity
 from perdure.engine.history.activity_control import unpause as unpause_activities
 from perdure.engine.history.activity_control import update_options as update_activity_options
 from perdure.engine.history.callbacks import NOT_FOUND as CALLBACK_NOT_FOUND
+from perdure.engine.history.callbacks import REFUSED as CALLBACK_REFUSED
 from perdure.engine.history.callbacks import attempt_failed as callback_failed
 from perdure.engine.history.callbacks import callback_of, completion_of
+from perdure.engine.history.callbacks import next_attempt_at_ms as callback_due_ms
 from perdure.engine.history.child import CLOSINGS as CHILD_CLOSINGS
 from perdure.engine.history.child import child_closed, child_lineage, is_child_of
 from perdure.engine.history.closing import delete_run, terminate_for_reset
@@ -128,6 +130,7 @@ from perdure.engine.history.workflow_task import start as start_workflow_task
 
 __all__ = [
     "CALLBACK_NOT_FOUND",
+    "CALLBACK_REFUSED",
     "CHILD_CLOSINGS",
     "DEFAULT_LIMITS",
     "NO_LINEAGE",
@@ -174,6 +177,7 @@ __all__ = [
     "asked_by",
     "attach",
     "attribute_values",
+    "callback_due_ms",
     "callback_failed",
     "callback_of",
     "cancel_activity",

@@ -34,6 +34,8 @@ _T = m.EventType
 
 NOT_FOUND: Final = 1
 """Why a callback could not be delivered: nobody waits for it."""
+REFUSED: Final = 2
+"""The same: its receiver does not want it; the item says why."""
 
 
 def check(state: RunState | None, callbacks: Sequence[m.Callback], limits: Limits) -> None:
@@ -95,18 +97,21 @@ def trigger(transition: Transition) -> None:
 def ended(transition: Transition, message: OutMessage, failure_cause: int) -> None:
     """A message has been delivered, or refused for good."""
     item = _item(transition.run, message)
+    item.next_attempt_at_ms = 0
+    if failure_cause == REFUSED:
+        item.state = _FAILED
+        return
     item.attempt += 1
     item.last_ended_at_ms = transition.now_ms
-    item.next_attempt_at_ms = 0
     item.state = _SUCCEEDED
-    if failure_cause:
+    if failure_cause == NOT_FOUND:
         item.state = _FAILED
         failure = handler_failure("NOT_FOUND", "nobody waits for the callback", retryable=False)
         item.last_failure = failure.SerializeToString()
 
 
 def attempt_failed(run: Run, message: OutMessage, failure: m.Failure, *, limits: Limits, now_ms: int) -> Transition:
-    """A message could not be delivered; it is tried again at the item's `next_attempt_at_ms`."""
+    """A message could not be delivered; it is tried again at the item's `next_attempt_at_ms`, unless it is `ended`."""
     item = _item(run, message)
     item.attempt += 1
     item.last_ended_at_ms = now_ms
@@ -119,6 +124,11 @@ def attempt_failed(run: Run, message: OutMessage, failure: m.Failure, *, limits:
 def callback_of(run: Run, message: OutMessage) -> m.Callback:
     """Whom a message is for."""
     return m.Callback.FromString(_item(run, message).callback)
+
+
+def next_attempt_at_ms(run: Run, message: OutMessage) -> int:
+    """When a message that could not be delivered is tried again."""
+    return _item(run, message).next_attempt_at_ms
 
 
 def _item(run: Run, message: OutMessage) -> CallbackItem:
