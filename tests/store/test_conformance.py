@@ -11,6 +11,7 @@ from perdure.engine.store import (
     HistoryRow,
     ItemRow,
     LoadedRun,
+    ScheduleRow,
     Store,
     StoreError,
     VisibilityPage,
@@ -348,6 +349,29 @@ async def test_attributes_of_any_kind_survive(store: Store) -> None:
             query = VisibilityQuery(namespace=text, where=In(attribute, (value,)))
             assert await list_keys(store, query) == [run_key]
             assert await store.group_visibility(VisibilityQuery(namespace=text), attribute, 9) == [(value, 1)]
+
+
+async def test_schedules_are_read_in_order_and_in_pages(store: Store) -> None:
+    rows = [
+        ScheduleRow("default", "a", b"what a", b"how far a"),
+        ScheduleRow("default", "b\0", b"", b""),
+        ScheduleRow("other", "ü", b"what \0 c", b"\0"),
+    ]
+    await store.commit(Batch(schedules=rows[::-1]))
+    assert await store.load_schedules(("", ""), 10) == rows
+    assert await store.load_schedules(("", ""), 2) == rows[:2]
+    assert await store.load_schedules(("default", "a"), 2) == rows[1:]
+    assert await store.load_schedules(("other", "ü"), 2) == []
+
+
+async def test_a_schedule_is_replaced_in_part_or_whole_and_goes(store: Store) -> None:
+    await store.commit(Batch(schedules=[ScheduleRow("default", name, b"what", b"1") for name in "ab"]))
+    await store.commit(Batch(schedules=[ScheduleRow("default", "a", None, b"2")]))
+    assert (await store.load_schedules(("", ""), 1))[0] == ("default", "a", b"what", b"2")
+    await store.commit(Batch(schedules=[ScheduleRow("default", "a", b"new", b"3")]))
+    assert (await store.load_schedules(("", ""), 1))[0] == ("default", "a", b"new", b"3")
+    await store.commit(Batch(schedule_deletes=[("default", "a"), ("default", "never")]))
+    assert await store.load_schedules(("", ""), 10) == [("default", "b", b"what", b"1")]
 
 
 async def test_the_epoch_of_a_claim_is_no_meta(store: Store) -> None:

@@ -17,6 +17,7 @@ from perdure.engine.store import (
     ItemRow,
     MemoryStore,
     RunRow,
+    ScheduleRow,
     Store,
     StoreError,
 )
@@ -47,6 +48,8 @@ batches = st.builds(
     namespaces=st.lists(st.tuples(names, data), max_size=2),
     metas=st.lists(st.tuples(names, data), max_size=2),
     run_deletes=st.lists(keys, max_size=2),
+    schedules=st.lists(st.builds(ScheduleRow, names, texts, data, data), max_size=3, unique_by=lambda row: row[:2]),
+    schedule_deletes=st.lists(st.tuples(names, texts), max_size=2),
 )
 REOPEN = "reopen"
 pairs = st.none() | st.tuples(instants, keys)
@@ -65,6 +68,7 @@ async def answers(store: Store) -> Iterator[object]:
         for workflow_id in ("w", "v", "ü\x00", ""):
             found.append(await store.current_run(namespace, workflow_id))
             found.extend([await store.find_run(namespace, workflow_id, f"r{run_key}") for run_key in range(1, 7)])
+    found.extend([await store.load_schedules(("default", "v"), 3), await store.load_schedules(("", ""), 50)])
     return iter(found)
 
 

@@ -22,6 +22,7 @@ from temporalio.api.namespace.v1 import *
 from temporalio.api.operatorservice.v1 import *
 from temporalio.api.protocol.v1 import *
 from temporalio.api.query.v1 import *
+from temporalio.api.schedule.v1 import *
 from temporalio.api.sdk.v1 import *
 from temporalio.api.taskqueue.v1 import *
 from temporalio.api.update.v1 import *

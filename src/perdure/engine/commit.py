@@ -72,6 +72,7 @@ class Group:
         "messages",
         "metas",
         "namespaces",
+        "schedules",
         "slots",
         "updates",
     )
@@ -83,6 +84,8 @@ class Group:
         self.namespaces: list[tuple[str, bytes | None]] = []
         """Names and rows; None = it is gone."""
         self.metas: list[tuple[str, bytes]] = []
+        self.schedules: dict[tuple[str, str], tuple[bytes, bytes] | None] = {}
+        """Changed schedules, by namespace and id; once encoded, their rows: definition and state, None = it is gone."""
         self.activities: list[tuple[Slot, list[int]]] = []
         """Activities to offer afterwards."""
         self.messages: list[tuple[Slot, list[OutMessage]]] = []
@@ -94,7 +97,7 @@ class Group:
         self._error: RpcError | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.slots or self.erased or self.namespaces or self.metas)
+        return bool(self.slots or self.erased or self.namespaces or self.metas or self.schedules)
 
     @property
     def settled(self) -> bool:

@@ -79,6 +79,7 @@ class Emptying:
     async def _erase_runs(self, name: str) -> bool:
         """Whether the namespace is gone. Raises RpcError: something failed; try again."""
         shard = self._shard
+        shard.schedules.remove_all(name)
         query = VisibilityQuery(namespace=name)
         seen: set[int] = set()
         while True:

@@ -33,14 +33,9 @@ from perdure.engine.offering import Offering
 from perdure.engine.outbox import Outbox
 from perdure.engine.recovery import Recovery
 from perdure.engine.rows import add_history, add_visibility
+from perdure.engine.schedules import Schedules
 from perdure.engine.slot import NEVER_MS, Slot
-from perdure.engine.store.port import (
-    Batch,
-    CurrentRow,
-    ItemRow,
-    RunRow,
-    Store,
-)
+from perdure.engine.store.port import Batch, CurrentRow, ItemRow, RunRow, Store
 from perdure.engine.timers import Timers
 from perdure.engine.updates import Updates
 from perdure.engine.waiting import Waiters
@@ -96,6 +91,7 @@ class Shard:
         self.timers = Timers(clock, self._ring, config.near_horizon_ms)
         self.outbox = Outbox(self)
         self.nexus = Nexus(self)
+        self.schedules = Schedules(self)
         self.waiters = Waiters(clock)
         self.updates = Updates(config.admitted_update_bytes)
         self.next_number = int.from_bytes(ids.new_bytes(7), "big")
@@ -115,8 +111,10 @@ class Shard:
         """Begin committing, and find what an earlier engine left unfinished."""
         stored = await self.store.load_meta(LAST_KEY)
         self.last_key = max(await self.store.max_run_key(), int(stored or b"0"))
+        await self.schedules.load()
         self.committer.start()
         self.outbox.start()
+        self.schedules.start()
         old_ms, new_ms = self.timers.move_horizon(self.clock.now_ms(), [])
         self.spawn(self._resume(max(old_ms, 0), new_ms))
 
@@ -145,6 +143,7 @@ class Shard:
         self._stopped = True
         self.matching.close()
         self.timers.close()
+        self.schedules.stop()
         await self.outbox.stop()
         for task in list(self._background):
             task.cancel()
@@ -223,6 +222,8 @@ class Shard:
                     slot.attributes = True
                 if transition.closed:
                     self.namespaces.retain(slot.run.state)
+                    if self.schedules.watched:
+                        self.schedules.closed(transition)
             if transition.activities:
                 group.activities.append((slot, transition.activities))
             if transition.messages:
@@ -405,6 +406,7 @@ class Shard:
         batch.namespaces += [(name, row) for name, row in group.namespaces if row is not None]
         batch.namespace_deletes += [name for name, row in group.namespaces if row is None]
         batch.metas += group.metas
+        self.schedules.encode(group, batch)
         return batch
 
     def _encode(self, slot: Slot, batch: Batch) -> None:
@@ -467,6 +469,8 @@ class Shard:
             self.cache.erasing.difference_update(group.erased)
         if group.namespaces:
             self.namespaces.written(group.namespaces)
+        if group.schedules:
+            self.schedules.written(group)
         cool = self.cache.cool
         for slot in group.slots:
             if not slot.held:
@@ -482,6 +486,7 @@ class Shard:
                 if not slot.gone:
                     self._lose(slot, error)
             self.namespaces.restore(row[0] for row in group.namespaces)
+            self.schedules.lost(group)
             self.cache.erasing.difference_update(group.erased)
             self.recovery.later(group.erased)
         self.recovery.later(())

@@ -48,6 +48,7 @@ from perdure.engine.history.describe import (
 from perdure.engine.history.encoding import EncodedRun, StateVersionError, decode, encode
 from perdure.engine.history.evolve import fold, folded_view, owner_of
 from perdure.engine.history.external import message_delivered
+from perdure.engine.history.failures import workflow_timeout
 from perdure.engine.history.holding import activity_left, hold_activity, release_activity
 from perdure.engine.history.lifecycle import check_signal, request_cancel, signal, start_run, terminate
 from perdure.engine.history.nexus import Completion
@@ -259,4 +260,5 @@ __all__ = [
     "wake",
     "wake_at_ms",
     "workflow_task_ready",
+    "workflow_timeout",
 ]

@@ -112,6 +112,7 @@ def terminate_for_reset(run: Run, *, reason: str, identity: str, spared: Contain
     workflow_task.settle_before_close(transition)
     event = events.workflow_terminated(run.state.next_event_id, now_ms, reason, None, identity)
     close(transition, event, spared=spared)
+    transition.handed_on = True
     return transition
 
 

@@ -171,3 +171,5 @@ class Transition(Struct):
     """The completed task is forgotten: its worker goes back to this Started event."""
     attributes: bool = False
     """With the visibility row, the search attributes must be written."""
+    handed_on: bool = False
+    """The run has ended because another takes up its workflow: the workflow goes on."""

@@ -17,6 +17,7 @@ from perdure.engine.service.namespaces import NamespaceTopic
 from perdure.engine.service.nexus import NexusTopic
 from perdure.engine.service.operations import OperationTopic
 from perdure.engine.service.queries import QueryTopic
+from perdure.engine.service.schedules import ScheduleTopic
 from perdure.engine.service.search_attributes import SearchAttributeTopic
 from perdure.engine.service.task_queues import TaskQueueTopic
 from perdure.engine.service.update_with_start import UpdateWithStartTopic
@@ -36,6 +37,7 @@ class EngineService(
     HistoryTopic,
     VisibilityTopic,
     SearchAttributeTopic,
+    ScheduleTopic,
     WorkflowTaskTopic,
     ActivityTopic,
     ActivityControlTopic,

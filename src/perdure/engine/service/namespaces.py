@@ -38,6 +38,7 @@ class NamespaceTopic(ServiceTopic):
         response.capabilities.sdk_metadata = True
         response.capabilities.upsert_memo = True
         response.capabilities.nexus = True
+        response.capabilities.supports_schedules = True
         response.capabilities.count_group_by_execution_status = True
         return response
 

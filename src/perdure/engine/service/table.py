@@ -20,7 +20,6 @@ _DEPLOYMENTS = "deployments come with the first poll of their workers; see Descr
 _NEXUS = "Nexus operations are started by workflows; start a workflow that calls the operation"
 _QUEUES = "the server sets no rates for task queues; workers do, with max_task_queue_activities_per_second"
 _RULES = "workflow rules are not supported; act on workflows with batch operations"
-_SCHEDULES = "schedules are not supported yet; start the workflow with a cron schedule"
 _STANDALONE = "activities without a workflow are not supported; start a workflow that runs the activity"
 _TIME_SKIPPING = "a server runs on real time; test with perdure.testing, whose clock jumps"
 _WORKERS = "workers are configured where they run; change their options there"
@@ -28,14 +27,6 @@ _NOT_YET = "it is not supported yet"
 
 UNSERVED: dict[str, str] = {
     "list_archived_workflow_executions": _ARCHIVAL,
-    "create_schedule": _SCHEDULES,
-    "describe_schedule": _SCHEDULES,
-    "update_schedule": _SCHEDULES,
-    "patch_schedule": _SCHEDULES,
-    "list_schedule_matching_times": _SCHEDULES,
-    "delete_schedule": _SCHEDULES,
-    "list_schedules": _SCHEDULES,
-    "count_schedules": _SCHEDULES,
     "update_worker_build_id_compatibility": _BUILD_IDS,
     "get_worker_build_id_compatibility": _BUILD_IDS,
     "update_worker_versioning_rules": _BUILD_IDS,

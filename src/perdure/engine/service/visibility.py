@@ -35,7 +35,7 @@ from perdure.engine.visibility.expressions import (
 from perdure.engine.visibility.literals import STATUS_NAMES
 from perdure.engine.visibility.parsing import ListFilter, own_division, parse
 
-__all__ = ["VisibilityTopic"]
+__all__ = ["GROUPS", "VisibilityTopic", "group_value"]
 
 GROUPS = 1000
 """Groups that a count may have."""
@@ -122,7 +122,7 @@ class VisibilityTopic(ServiceTopic):
             raise invalid(f"the runs are of more than {GROUPS} groups; narrow the filter")
         response = m.CountWorkflowExecutionsResponse()
         for value, count in groups:
-            response.groups.add(count=count, group_values=[_group_value(asked.group_by, value)])
+            response.groups.add(count=count, group_values=[group_value(asked.group_by, value)])
             response.count += count
         return response
 
@@ -197,7 +197,7 @@ def _conditions(request: SimpleRequest, time: str) -> list[Expression]:
     return conditions
 
 
-def _group_value(attribute: Attribute, value: Value) -> m.Payload:
+def group_value(attribute: Attribute, value: Value) -> m.Payload:
     """A group's value as a payload."""
     shown: object = value
     if attribute == _STATUS:

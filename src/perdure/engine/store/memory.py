@@ -23,6 +23,7 @@ from perdure.engine.store.port import (
     ItemRow,
     LoadedRun,
     RunRow,
+    ScheduleRow,
     StoreError,
     StoreFencedError,
     VisibilityPage,
@@ -64,6 +65,7 @@ class MemoryState:
     """By (namespace, workflow_id, run_id)."""
     namespaces: dict[str, bytes] = field(default_factory=dict[str, bytes])
     metas: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    schedules: dict[tuple[str, str], ScheduleRow] = field(default_factory=dict[tuple[str, str], ScheduleRow])
 
     def apply(self, batch: Batch) -> None:
         """Write a batch: upserts first, then deletes.
@@ -94,6 +96,12 @@ class MemoryState:
             self._erase(run_key)
         for name in batch.namespace_deletes:
             self.namespaces.pop(name, None)
+        for row in batch.schedules:
+            key = row.namespace, row.schedule_id
+            definition = self.schedules[key].definition if row.definition is None else row.definition
+            self.schedules[key] = row._replace(definition=definition)
+        for key in batch.schedule_deletes:
+            self.schedules.pop(key, None)
 
     def copy(self) -> MemoryState:
         """The same state, to be changed by itself. Rows are never changed, so they are shared."""
@@ -113,6 +121,7 @@ class MemoryState:
             run_keys=dict(self.run_keys),
             namespaces=dict(self.namespaces),
             metas=dict(self.metas),
+            schedules=dict(self.schedules),
         )
 
     def _refuse_repeated_history(self, rows: list[HistoryRow]) -> None:
@@ -254,6 +263,9 @@ class MemoryStore:
 
     async def group_visibility(self, query: VisibilityQuery, by: Attribute, limit: int) -> list[tuple[Value, int]]:
         return groups(self.state.visibility.values(), self.state.attributes, query, by, limit)
+
+    async def load_schedules(self, after: tuple[str, str], limit: int) -> list[ScheduleRow]:
+        return [row for key, row in sorted(self.state.schedules.items()) if key > after][:limit]
 
     async def load_namespaces(self) -> list[tuple[str, bytes]]:
         return sorted(self.state.namespaces.items())

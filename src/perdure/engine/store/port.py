@@ -16,6 +16,7 @@ Rows:
 - **current**: the latest run of each (namespace, workflow id).
 - **visibility**: one row a run, what list and count need.
 - **attributes**: the search attributes of a run that has any, and whose child it is.
+- **schedules**: what each was asked to be, written when that changes, and how far it is.
 - **namespaces**, and **meta** (small named blobs, e.g. the token key).
 """
 
@@ -34,6 +35,7 @@ __all__ = [
     "ItemRow",
     "LoadedRun",
     "RunRow",
+    "ScheduleRow",
     "Store",
     "StoreError",
     "StoreFencedError",
@@ -162,6 +164,17 @@ class AttributesRow(NamedTuple):
     """(name, type, value), none twice; an attribute with several values is there with each."""
 
 
+class ScheduleRow(NamedTuple):
+    """A schedule; replaces the row with the same namespace and id."""
+
+    namespace: str
+    schedule_id: str
+    definition: bytes | None
+    """What it was asked to be; None, in a batch only, = as it is (then the row is there)."""
+    state: bytes
+    """How far it is."""
+
+
 @dataclass(slots=True)
 class Batch:
     """Everything one commit writes, atomically, in this order: upserts first, then deletes."""
@@ -181,6 +194,10 @@ class Batch:
     """Namespaces to forget; they have no runs any more."""
     run_deletes: list[int] = field(default_factory=list[int])
     """Runs to erase: their run, items, history, visibility, attributes rows, and the current row if it names them."""
+    schedules: list[ScheduleRow] = field(default_factory=list[ScheduleRow])
+    """One a schedule at most."""
+    schedule_deletes: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """(namespace, schedule_id); none that is also in `schedules`."""
 
 
 class LoadedRun(NamedTuple):
@@ -266,6 +283,10 @@ class Store(Protocol):
 
         Runs without it are left out. At most `limit` groups.
         """
+        ...
+
+    async def load_schedules(self, after: tuple[str, str], limit: int) -> list[ScheduleRow]:
+        """Schedules whose (namespace, schedule_id) is greater than `after`, in that order."""
         ...
 
     async def load_namespaces(self) -> list[tuple[str, bytes]]: ...

@@ -36,6 +36,7 @@ CURRENT_KEY_BYTES = 18
 VISIBILITY_KEY_BYTES = 132
 ATTRIBUTE_KEY_BYTES = 47
 BLOB_KEY_BYTES = 6
+SCHEDULE_KEY_BYTES = 12
 VISIBILITY_CHANGES = 3
 """Rows that writing one visibility row changes: itself, and two counters (see the migrations)."""
 NONE_MS = -1
@@ -65,6 +66,11 @@ def pack(epoch: int, batch: Batch) -> Packed:
     attributes = [record for row in batch.attributes for record in _attribute_records(row)]
     namespaces = [_blob_record(name, data) for name, data in batch.namespaces]
     metas = [_blob_record(name, data) for name, data in batch.metas]
+    definitions = [
+        _schedule_record(row.namespace, row.schedule_id, row.definition)
+        for row in batch.schedules
+        if row.definition is not None
+    ]
     return Packed(
         (
             epoch,
@@ -82,6 +88,10 @@ def pack(epoch: int, batch: Batch) -> Packed:
             carray(array("q", [row.run_key for row in batch.attributes])) if batch.attributes else None,
             _array(attributes),
             _array([name.encode() for name in batch.namespace_deletes]),
+            bool(batch.schedules or batch.schedule_deletes),
+            _array(definitions),
+            _array([_schedule_record(row.namespace, row.schedule_id, row.state) for row in batch.schedules]),
+            _array([_schedule_record(*key, b"") for key in batch.schedule_deletes]),
         ),
         len(histories)
         + len(runs)
@@ -90,7 +100,9 @@ def pack(epoch: int, batch: Batch) -> Packed:
         + VISIBILITY_CHANGES * len(visibility)
         + len(attributes)
         + len(namespaces)
-        + len(metas),
+        + len(metas)
+        + len(definitions)
+        + len(batch.schedules),
     )
 
 
@@ -222,3 +234,11 @@ def _blob_record(name: str, data: bytes) -> bytes:
     if len(head) != BLOB_KEY_BYTES:
         raise ValueError("a name is too long")
     return b"%b%b%b" % (head, encoded, data)
+
+
+def _schedule_record(namespace: str, schedule_id: str, data: bytes) -> bytes:
+    names = namespace.encode(), schedule_id.encode()
+    head = b"%6d%6d" % (len(names[0]), len(names[1]))
+    if len(head) != SCHEDULE_KEY_BYTES:
+        raise ValueError("the name of a namespace or a schedule is too long")
+    return b"".join((head, *names, data))

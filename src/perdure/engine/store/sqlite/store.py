@@ -27,6 +27,7 @@ from perdure.engine.store.port import (
     Batch,
     HistoryRow,
     LoadedRun,
+    ScheduleRow,
     StoreError,
     VisibilityPage,
 )
@@ -152,6 +153,9 @@ class SqliteStore:
     async def group_visibility(self, query: VisibilityQuery, by: Attribute, limit: int) -> list[tuple[Value, int]]:
         return await self._scan(lambda visibility: visibility.group(query, by, limit))
 
+    async def load_schedules(self, after: tuple[str, str], limit: int) -> list[ScheduleRow]:
+        return [ScheduleRow(*row) for row in self._read("load_schedules", (*after, limit))]
+
     async def load_namespaces(self) -> list[tuple[str, bytes]]:
         return self._read("load_namespaces")
 
@@ -171,6 +175,7 @@ class SqliteStore:
             execute(connection, self._statements["batch_view"])
             execute(connection, self._statements["batch_deletes"])
             execute(connection, self._statements["batch_attributes"])
+            execute(connection, self._statements["batch_schedules"])
             execute(connection, self._statements["batch_upserts"])
             self._reader = self._connect(READER_CACHE_KIB)
             require_durable(self._reader, self.path)

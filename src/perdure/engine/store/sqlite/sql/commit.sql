@@ -15,7 +15,8 @@
 CREATE TEMP VIEW batch AS
 SELECT NULL AS epoch, NULL AS has_deletes, NULL AS histories, NULL AS runs, NULL AS items, NULL AS item_deletes,
        NULL AS currents, NULL AS visibility, NULL AS namespaces, NULL AS metas, NULL AS run_deletes,
-       NULL AS has_attributes, NULL AS attribute_runs, NULL AS attributes, NULL AS namespace_deletes;
+       NULL AS has_attributes, NULL AS attribute_runs, NULL AS attributes, NULL AS namespace_deletes,
+       NULL AS has_schedules, NULL AS schedules, NULL AS schedule_states, NULL AS schedule_deletes;
 
 -- name: batch_deletes
 CREATE TEMP TRIGGER batch_delete INSTEAD OF INSERT ON batch WHEN NEW.has_deletes BEGIN
@@ -53,6 +54,31 @@ CREATE TEMP TRIGGER batch_attribute INSTEAD OF INSERT ON batch WHEN NEW.has_attr
               ELSE CAST(CAST(substr(value, 15, 21) AS TEXT) AS INTEGER) END
   FROM (SELECT value, CAST(substr(value, 36, 6) AS INTEGER) AS a, CAST(substr(value, 42, 6) AS INTEGER) AS b
         FROM carray(NEW.attributes));
+END;
+
+-- name: batch_schedules
+-- Most commits have none. Definitions first: a state goes into a row that is there.
+CREATE TEMP TRIGGER batch_schedule INSTEAD OF INSERT ON batch WHEN NEW.has_schedules BEGIN
+  -- lengths of namespace and schedule_id 6 each; these; definition
+  INSERT INTO schedules (namespace, schedule_id, definition, state)
+  SELECT CAST(substr(value, 13, a) AS TEXT), CAST(substr(value, 13 + a, b) AS TEXT), substr(value, 13 + a + b), x''
+  FROM (SELECT value, CAST(substr(value, 1, 6) AS INTEGER) AS a, CAST(substr(value, 7, 6) AS INTEGER) AS b
+        FROM carray(NEW.schedules)) WHERE true
+  ON CONFLICT (namespace, schedule_id) DO UPDATE SET definition = excluded.definition;
+
+  -- the same; state
+  UPDATE schedules SET state = given.state
+  FROM (SELECT CAST(substr(value, 13, a) AS TEXT) AS namespace, CAST(substr(value, 13 + a, b) AS TEXT) AS schedule_id,
+               substr(value, 13 + a + b) AS state
+        FROM (SELECT value, CAST(substr(value, 1, 6) AS INTEGER) AS a, CAST(substr(value, 7, 6) AS INTEGER) AS b
+              FROM carray(NEW.schedule_states))) AS given
+  WHERE schedules.namespace = given.namespace AND schedules.schedule_id = given.schedule_id;
+
+  -- the same, and nothing else
+  DELETE FROM schedules WHERE (namespace, schedule_id) IN (
+    SELECT CAST(substr(value, 13, CAST(substr(value, 1, 6) AS INTEGER)) AS TEXT),
+           CAST(substr(value, 13 + CAST(substr(value, 1, 6) AS INTEGER)) AS TEXT)
+    FROM carray(NEW.schedule_deletes));
 END;
 
 -- name: batch_upserts
@@ -125,4 +151,4 @@ CREATE TEMP TRIGGER batch_write INSTEAD OF INSERT ON batch BEGIN
 END;
 
 -- name: batch_insert
-INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);

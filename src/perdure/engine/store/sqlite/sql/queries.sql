@@ -43,6 +43,10 @@ SELECT * FROM (
   WHERE wake_at_ms > ?2 AND wake_at_ms <= ?1 ORDER BY wake_at_ms, run_key LIMIT ?4)
 LIMIT ?4;
 
+-- name: load_schedules
+SELECT namespace, schedule_id, definition, state FROM schedules
+WHERE (namespace, schedule_id) > (?1, ?2) ORDER BY namespace, schedule_id LIMIT ?3;
+
 -- name: load_namespaces
 SELECT name, data FROM namespaces ORDER BY name;
 
