@@ -23,8 +23,10 @@ OPERATOR_SERVICE = "temporal.api.operatorservice.v1.OperatorService"
 
 _LONG_POLLS = frozenset(
     {
+        "describe_activity_execution",
         "execute_multi_operation",
         "get_workflow_execution_history",
+        "poll_activity_execution",
         "poll_activity_task_queue",
         "poll_nexus_task_queue",
         "poll_workflow_execution_update",

@@ -247,6 +247,54 @@ class WorkflowService(Protocol):
 
     async def describe_worker(self, request: ws.DescribeWorkerRequest) -> ws.DescribeWorkerResponse: ...
 
+    async def start_activity_execution(
+        self, request: ws.StartActivityExecutionRequest
+    ) -> ws.StartActivityExecutionResponse: ...
+
+    async def describe_activity_execution(
+        self, request: ws.DescribeActivityExecutionRequest, *, timeout_s: float | None = None
+    ) -> ws.DescribeActivityExecutionResponse: ...
+
+    async def poll_activity_execution(
+        self, request: ws.PollActivityExecutionRequest, *, timeout_s: float | None = None
+    ) -> ws.PollActivityExecutionResponse: ...
+
+    async def list_activity_executions(
+        self, request: ws.ListActivityExecutionsRequest
+    ) -> ws.ListActivityExecutionsResponse: ...
+
+    async def count_activity_executions(
+        self, request: ws.CountActivityExecutionsRequest
+    ) -> ws.CountActivityExecutionsResponse: ...
+
+    async def request_cancel_activity_execution(
+        self, request: ws.RequestCancelActivityExecutionRequest
+    ) -> ws.RequestCancelActivityExecutionResponse: ...
+
+    async def terminate_activity_execution(
+        self, request: ws.TerminateActivityExecutionRequest
+    ) -> ws.TerminateActivityExecutionResponse: ...
+
+    async def delete_activity_execution(
+        self, request: ws.DeleteActivityExecutionRequest
+    ) -> ws.DeleteActivityExecutionResponse: ...
+
+    async def pause_activity_execution(
+        self, request: ws.PauseActivityExecutionRequest
+    ) -> ws.PauseActivityExecutionResponse: ...
+
+    async def unpause_activity_execution(
+        self, request: ws.UnpauseActivityExecutionRequest
+    ) -> ws.UnpauseActivityExecutionResponse: ...
+
+    async def reset_activity_execution(
+        self, request: ws.ResetActivityExecutionRequest
+    ) -> ws.ResetActivityExecutionResponse: ...
+
+    async def update_activity_execution_options(
+        self, request: ws.UpdateActivityExecutionOptionsRequest
+    ) -> ws.UpdateActivityExecutionOptionsResponse: ...
+
     async def describe_worker_deployment_version(
         self, request: ws.DescribeWorkerDeploymentVersionRequest
     ) -> ws.DescribeWorkerDeploymentVersionResponse: ...

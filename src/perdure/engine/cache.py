@@ -274,6 +274,8 @@ class RunCache:
         Raises:
             RpcError: NOT_FOUND, DATA_LOSS.
         """
+        if workflow_id.startswith(history.ACTIVITY_PREFIX):
+            raise RpcError(StatusCode.NOT_FOUND, f"workflow {workflow_id!r} not found in namespace {namespace!r}")
         if not run_id:
             slot = await self.find_current(namespace, workflow_id)
             if slot is None:
@@ -289,6 +291,29 @@ class RunCache:
                 return slot
         raise RpcError(
             StatusCode.NOT_FOUND, f"run {run_id!r} of workflow {workflow_id!r} not found in namespace {namespace!r}"
+        )
+
+    async def find_activity(self, namespace: str, activity_id: str, run_id: str) -> Slot:
+        """The activity execution with this run id, or the current one of the activity id when `run_id` is empty.
+
+        Raises:
+            RpcError: NOT_FOUND, DATA_LOSS.
+        """
+        internal_id = history.internal_id(activity_id)
+        if run_id:
+            key = self._run_ids.get(run_id)
+            if key is None:
+                key = await read(self._store.find_run(namespace, activity_id, run_id))
+            slot = None if key is None else await self._get_or_none(key)
+        else:
+            slot = await self.find_current(namespace, internal_id)
+        if slot is not None:
+            state = slot.run.state
+            if run_id in ("", state.run_id) and state.workflow_id == internal_id and state.namespace == namespace:
+                return slot
+        of_run = f" with run id {run_id!r}" if run_id else ""
+        raise RpcError(
+            StatusCode.NOT_FOUND, f"activity execution {activity_id!r}{of_run} not found in namespace {namespace!r}"
         )
 
     async def find_current(self, namespace: str, workflow_id: str) -> Slot | None:

@@ -103,8 +103,11 @@ async def _scan_state(store: Store, run: Run, wake_ms: int | None) -> list[str]:
         return findings
     if state.buffered and not state.task_scheduled_event_id and wake_ms != 0 and state.pause is None:
         findings.append("events are buffered and no workflow task is pending")
-    if not state.last_task_completed_event_id and not state.task_scheduled_event_id and wake_ms is None:
+    begun = state.last_task_completed_event_id or state.task_scheduled_event_id or state.standalone is not None
+    if not begun and wake_ms is None:
         findings.append("its first workflow task is missing")
+    if state.standalone is not None and not isinstance(state.items.get(history.SCHEDULED_ID), ActivityItem):
+        findings.append("it is an activity execution without its activity")
     for item in state.items.values():
         if isinstance(item, ChildItem) and item.run_id:
             findings += await _scan_child(store, run, item)

@@ -25,7 +25,9 @@ def run_in_task_response(state: RunState) -> bytes:
 
 
 def run_in_activity_response(state: RunState) -> bytes:
-    """What is the same in each activity task of a run: namespace, execution, type."""
+    """What is the same in each activity task of a run: namespace, execution, type; of an activity execution its run."""
+    if state.standalone is not None:
+        return text(b"\x12", state.namespace) + text(b"\xa2\x01", state.run_id)
     head = text(b"\x12", state.namespace) + _run(state, b"\x22", b"\x1a")
     # Before what the activity says for itself: parsing merges the two, and what comes last holds.
     return head + b"\x9a\x01" + sized(state.priority) if state.priority else head

@@ -77,6 +77,8 @@ async def start_workflow(
     Raises:
         RpcError: ALREADY_EXISTS with ``WorkflowExecutionAlreadyStartedFailure``; INVALID_ARGUMENT.
     """
+    if request.workflow_id.startswith(history.ACTIVITY_PREFIX):
+        raise _invalid(f"WorkflowId may not begin with {history.ACTIVITY_PREFIX!r}")
     conflict = _conflict_policy(
         request.workflow_id_conflict_policy, request.workflow_id_reuse_policy, signal is not None
     )

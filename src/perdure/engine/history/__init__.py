@@ -38,6 +38,7 @@ from perdure.engine.history.closing import delete_run, terminate_for_reset
 from perdure.engine.history.completion import carry_out, complete_workflow_task
 from perdure.engine.history.deadlines import due_before, hot, next_deadline_ms, wake_at_ms
 from perdure.engine.history.describe import (
+    ACTIVITIES,
     VisibilityFields,
     attribute_values,
     describe,
@@ -74,7 +75,21 @@ from perdure.engine.history.resetting import (
     no_such_point,
     reset_run,
 )
+from perdure.engine.history.standalone import SCHEDULED_ID, internal_id, outcome_event_id
+from perdure.engine.history.standalone import check_open as check_activity_open
+from perdure.engine.history.standalone import check_reset as check_activity_reset
+from perdure.engine.history.standalone import delay_left_ms as activity_delay_left_ms
+from perdure.engine.history.standalone import facts_of as activity_facts_of
+from perdure.engine.history.standalone import is_held as is_activity_held
+from perdure.engine.history.standalone import item_of as activity_item_of
+from perdure.engine.history.standalone import outcome as activity_outcome
+from perdure.engine.history.standalone import pause as pause_activity
+from perdure.engine.history.standalone import request_cancel as request_cancel_activity
+from perdure.engine.history.standalone import start as start_activity_execution
+from perdure.engine.history.standalone import terminate as terminate_activity
+from perdure.engine.history.standalone import update_options as update_standalone_options
 from perdure.engine.history.state import (
+    ACTIVITY_PREFIX,
     ActivityItem,
     ActivityLive,
     CallbackItem,
@@ -91,6 +106,7 @@ from perdure.engine.history.state import (
     Run,
     RunState,
     SignalItem,
+    Standalone,
     TimerItem,
     UpdateBook,
     UpdateLive,
@@ -261,4 +277,22 @@ __all__ = [
     "wake_at_ms",
     "workflow_task_ready",
     "workflow_timeout",
+    "ACTIVITIES",
+    "ACTIVITY_PREFIX",
+    "SCHEDULED_ID",
+    "Standalone",
+    "internal_id",
+    "outcome_event_id",
+    "check_activity_open",
+    "check_activity_reset",
+    "activity_delay_left_ms",
+    "activity_facts_of",
+    "is_activity_held",
+    "activity_item_of",
+    "activity_outcome",
+    "pause_activity",
+    "request_cancel_activity",
+    "start_activity_execution",
+    "terminate_activity",
+    "update_standalone_options",
 ]

@@ -32,6 +32,7 @@ from perdure.engine.history import (
     nexus,
     pending,
     retrying,
+    standalone,
     workflow_task,
 )
 from perdure.engine.history.events import DEFERRED
@@ -149,8 +150,7 @@ def _complete(run: Run, item: ActivityItem, result: bytes | None, identity: str,
     completed = frames.activity_completed(completed_id, now_ms, item.event_id, started_id, result, identity)
     transition = Transition(run, now_ms)
     arrive_frames(transition, started, completed)
-    pending.remove_activity(run, item)
-    workflow_task.call(transition)
+    _end(transition, item, standalone.COMPLETED)
     return transition
 
 
@@ -214,8 +214,7 @@ def fail_activity(
         arrival_id(run), now_ms, scheduled_event_id, started_id, failure, outcome.retry_state, identity
     )
     arrive(transition, event)
-    pending.remove_activity(run, item)
-    workflow_task.call(transition)
+    _end(transition, item, standalone.FAILED)
     return transition
 
 
@@ -245,9 +244,18 @@ def cancel_activity(
         arrival_id(run), now_ms, scheduled_event_id, started_id, item.cancel_requested_event_id, details, identity
     )
     arrive(transition, event)
+    _end(transition, item, standalone.CANCELED)
+    return transition
+
+
+def _end(transition: Transition, item: ActivityItem, status: int) -> None:
+    """The activity's closing event is written: what comes of it for its run."""
+    run = transition.run
+    if run.state.standalone is not None:
+        standalone.close(transition, item, status)
+        return
     pending.remove_activity(run, item)
     workflow_task.call(transition)
-    return transition
 
 
 def heartbeat_activity(
@@ -274,6 +282,8 @@ def heartbeat_activity(
         run.live.activities[scheduled_event_id] = held
         deadlines.push_activity(run, item)
     held.last_heartbeat_at_ms = now_ms
+    if run.state.standalone is not None:
+        run.state.standalone.heartbeats += 1
     item.last_heartbeat_at_ms = now_ms
     if details is not None and details.payloads:
         _keep_details(item, details, held)
@@ -401,8 +411,7 @@ def _time_out(transition: Transition, item: ActivityItem, timeout: m.TimeoutType
         started_id = _record_started(transition, item, "")
     event = events.activity_timed_out(arrival_id(run), now_ms, item.event_id, started_id, failure, outcome.retry_state)
     arrive(transition, event)
-    pending.remove_activity(run, item)
-    workflow_task.call(transition)
+    _end(transition, item, standalone.TIMED_OUT)
 
 
 def restart_waiting(run: Run, recovered_at_ms: int) -> None:

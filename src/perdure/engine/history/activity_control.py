@@ -311,6 +311,12 @@ def _keep_original(item: ActivityItem, control: ActivityControl) -> None:
         )
 
 
+def keep_original(item: ActivityItem) -> None:
+    """Remember what the Scheduled event of an activity says, before it changes (precondition: it has a control)."""
+    assert item.control is not None, "it has been touched"
+    _keep_original(item, item.control)
+
+
 def _apply(transition: Transition, item: ActivityItem, control: ActivityControl, options: m.ActivityOptions) -> None:
     before = item.retry
     queue = item.task_queue

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from perdure.api import messages as m
 from perdure.api.durations import set_duration_ms, set_timestamp_ms
 from perdure.engine.history import callbacks, nexus, retrying, versions
-from perdure.engine.history.state import ActivityControl, ActivityItem, ChildItem, NexusItem, Run, RunState
+from perdure.engine.history.state import (
+    ACTIVITY_PREFIX,
+    ActivityControl,
+    ActivityItem,
+    ChildItem,
+    NexusItem,
+    Run,
+    RunState,
+)
+from perdure.engine.visibility.attributes import NAMESPACE_DIVISION
 from perdure.engine.visibility.values import stored
 
+ACTIVITIES: Final = "TemporalStandaloneActivity"
+"""The namespace division of activity executions: lists of workflows don't show them."""
+_IN_ACTIVITIES = m.Payload(metadata={"encoding": b"json/plain", "type": b"Keyword"}, data=b'"%s"' % ACTIVITIES.encode())
 _STATE = m.PendingActivityState
 _PAUSED = int(m.WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_PAUSED)
 _TASK_STATE = m.PendingWorkflowTaskState
@@ -40,13 +52,13 @@ def visibility_row(run: Run) -> VisibilityFields:
     return VisibilityFields(
         run.key,
         state.namespace,
-        state.workflow_id,
+        state.workflow_id if state.standalone is None else state.workflow_id.removeprefix(ACTIVITY_PREFIX),
         state.run_id,
         state.workflow_type,
         state.task_queue,
         state.status if state.pause is None else _PAUSED,
         state.start_ms,
-        state.execution_ms,
+        state.execution_ms if state.standalone is None else state.execution_ms + state.standalone.delay_ms,
         None if run.is_open else state.close_ms,
         0 if run.is_open else state.next_event_id - 1,
         0 if run.is_open else state.history_bytes,
@@ -63,6 +75,7 @@ def has_attributes(run: Run) -> bool:
         or state.parent_run_id
         or state.versioning
         or state.inherited
+        or state.standalone is not None
         or (state.worker and versions.is_versioned(state.worker))
     )
 
@@ -82,6 +95,8 @@ def _search_attributes(state: RunState) -> m.SearchAttributes:
     attributes = m.SearchAttributes.FromString(state.search_attributes)
     if state.worker or state.versioning or state.inherited:
         attributes.MergeFrom(versions.search_attributes(state))
+    if state.standalone is not None:
+        attributes.indexed_fields[NAMESPACE_DIVISION].CopyFrom(_IN_ACTIVITIES)
     return attributes
 
 

@@ -18,6 +18,7 @@ from perdure.api import messages as m
 from perdure.api.durations import duration_ms, timestamp_ms
 from perdure.engine.history import evolve_nexus, retrying, versions
 from perdure.engine.history.state import (
+    ACTIVITY_PREFIX,
     ActivityItem,
     CancelItem,
     ChildItem,
@@ -26,6 +27,7 @@ from perdure.engine.history.state import (
     Pause,
     RunState,
     SignalItem,
+    Standalone,
     TimerItem,
     UpdateBook,
 )
@@ -97,6 +99,8 @@ def apply_workflow_started(state: RunState, at_ms: int, attributes: m.WorkflowEx
         state.parent_workflow_id = attributes.parent_workflow_execution.workflow_id
         state.parent_run_id = attributes.parent_workflow_execution.run_id
         state.parent_initiated_event_id = attributes.parent_initiated_event_id
+    if attributes.workflow_id.startswith(ACTIVITY_PREFIX):
+        state.standalone = Standalone()
     if attributes.HasField("root_workflow_execution"):
         state.root_workflow_id = attributes.root_workflow_execution.workflow_id
         state.root_run_id = attributes.root_workflow_execution.run_id
@@ -549,6 +553,7 @@ _NOT_IN_HISTORY: Final = frozenset(
         "updates",
         "user_metadata",
         "state_transitions",
+        "standalone",
     )
 )
 _FOLDED_FIELDS: Final = tuple(name for name in RunState.__struct_fields__ if name not in _NOT_IN_HISTORY)

@@ -14,7 +14,7 @@ New fields go at the end, with a default: rows are arrays, and older rows must s
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct, field
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from perdure.engine.history.terms import Asked
 
 __all__ = [
+    "ACTIVITY_PREFIX",
     "ActivityControl",
     "ActivityItem",
     "ActivityLive",
@@ -41,11 +42,15 @@ __all__ = [
     "Run",
     "RunState",
     "SignalItem",
+    "Standalone",
     "TimerItem",
     "UpdateBook",
     "UpdateLive",
     "WorkflowTaskLive",
 ]
+
+ACTIVITY_PREFIX: Final = "\x1factivity/"
+"""How the ids of activity executions begin, which are kept in the place of workflow ids (see `standalone`)."""
 
 
 class Retry(Struct, array_like=True, frozen=True, gc=False):
@@ -298,6 +303,22 @@ class Pause(Struct, array_like=True, frozen=True):
     request_id: str
 
 
+class Standalone(Struct, array_like=True, gc=False):
+    """What an activity execution is besides a run (see `standalone`)."""
+
+    delay_ms: int = 0
+    """Between its start and its first attempt."""
+    original_delay_ms: int = 0
+    cancel_request_id: str = ""
+    cancel_reason: str = ""
+    terminate_request_id: str = ""
+    pause_request_id: str = ""
+    heartbeats: int = 0
+    """Of all attempts."""
+    closed: ActivityItem | None = None
+    """The activity as it was when it ended."""
+
+
 class RunState(Struct, array_like=True, gc=False):
     """The durable state of one run."""
 
@@ -410,6 +431,8 @@ class RunState(Struct, array_like=True, gc=False):
     """Set while nothing of the run may be handed out."""
     callbacks: list[CallbackItem] | None = None
     """Whom to tell how the workflow ends; in the last of its runs."""
+    standalone: Standalone | None = None
+    """Set if it is an activity execution; then it never has a workflow task."""
 
 
 class WorkflowTaskLive(Struct, gc=False):

@@ -8,7 +8,7 @@ calls the same methods from the network.
 from __future__ import annotations
 
 from perdure.engine.service.activities import ActivityTopic
-from perdure.engine.service.activity_control import ActivityControlTopic
+from perdure.engine.service.activity_executions import ActivityExecutionTopic
 from perdure.engine.service.batches import BatchTopic
 from perdure.engine.service.deployments import DeploymentTopic
 from perdure.engine.service.direct import DirectTopic
@@ -21,7 +21,6 @@ from perdure.engine.service.schedules import ScheduleTopic
 from perdure.engine.service.search_attributes import SearchAttributeTopic
 from perdure.engine.service.task_queues import TaskQueueTopic
 from perdure.engine.service.update_with_start import UpdateWithStartTopic
-from perdure.engine.service.visibility import VisibilityTopic
 from perdure.engine.service.workers import WorkerTopic
 from perdure.engine.service.workflow_tasks import WorkflowTaskTopic
 
@@ -35,12 +34,11 @@ class EngineService(
     BatchTopic,
     QueryTopic,
     HistoryTopic,
-    VisibilityTopic,
+    ActivityExecutionTopic,
     SearchAttributeTopic,
     ScheduleTopic,
     WorkflowTaskTopic,
     ActivityTopic,
-    ActivityControlTopic,
     DeploymentTopic,
     TaskQueueTopic,
     WorkerTopic,

@@ -118,9 +118,12 @@ class ActivityTopic(ServiceTopic):
         self, namespace: str, workflow_id: str, run_id: str, activity_id: str
     ) -> tuple[Slot, ActivityToken]:
         self.check(namespace)
-        if not workflow_id or not activity_id:
-            raise invalid("workflow id and activity id are both needed")
-        slot = await self.cache.find(namespace, workflow_id, run_id)
+        if not activity_id:
+            raise invalid("the activity id is missing")
+        if workflow_id:
+            slot = await self.cache.find(namespace, workflow_id, run_id)
+        else:
+            slot = await self.cache.find_activity(namespace, activity_id, run_id)
         item = history.activity_by_id(slot.run, activity_id)
         return slot, ActivityToken(slot.key, item.event_id, item.attempt)
 

@@ -19,7 +19,7 @@ class ActivityControlTopic(ServiceTopic):
 
     async def pause_activity(self, request: m.PauseActivityRequest) -> m.PauseActivityResponse:
         """Hand activities out no more. Raises RpcError NOT_FOUND, INVALID_ARGUMENT."""
-        slot, event_ids = await self._select(request.namespace, request.execution, request.id, request.type)
+        slot, event_ids = await self.select_activities(request.namespace, request.execution, request.id, request.type)
         await self.transact(
             slot,
             history.pause_activities,
@@ -33,7 +33,7 @@ class ActivityControlTopic(ServiceTopic):
     async def unpause_activity(self, request: m.UnpauseActivityRequest) -> m.UnpauseActivityResponse:
         """Let activities go on. Raises RpcError NOT_FOUND, INVALID_ARGUMENT."""
         delay_ms = self.random_delay_ms(request.jitter)
-        slot, event_ids = await self._select(
+        slot, event_ids = await self.select_activities(
             request.namespace, request.execution, request.id, request.type, request.unpause_all
         )
         await self.transact(
@@ -49,7 +49,7 @@ class ActivityControlTopic(ServiceTopic):
     async def reset_activity(self, request: m.ResetActivityRequest) -> m.ResetActivityResponse:
         """Begin activities anew. Raises RpcError NOT_FOUND, INVALID_ARGUMENT."""
         delay_ms = self.random_delay_ms(request.jitter)
-        slot, event_ids = await self._select(
+        slot, event_ids = await self.select_activities(
             request.namespace, request.execution, request.id, request.type, request.match_all
         )
         await self.transact(
@@ -72,7 +72,7 @@ class ActivityControlTopic(ServiceTopic):
         mask = list(request.update_mask.paths)
         if request.restore_original and (mask or request.HasField("activity_options")):
             raise invalid("either restore the original options or set others, not both")
-        slot, event_ids = await self._select(
+        slot, event_ids = await self.select_activities(
             request.namespace, request.execution, request.id, request.type, request.match_all
         )
         if request.restore_original:
@@ -87,9 +87,10 @@ class ActivityControlTopic(ServiceTopic):
             response.activity_options.CopyFrom(history.activity_options_of(item))
         return response
 
-    async def _select(
+    async def select_activities(
         self, namespace: str, execution: m.WorkflowExecution, activity_id: str, activity_type: str, every: bool = False
     ) -> tuple[Slot, list[int]]:
+        """The activities of a workflow that are meant. Raises RpcError NOT_FOUND, INVALID_ARGUMENT."""
         self.check(namespace)
         if not execution.workflow_id:
             raise invalid("the workflow id is missing")

@@ -17,6 +17,9 @@ _ID_SHOWN = 5
 _CAPABILITIES = {
     "sync_update": "update_workflow_execution",
     "async_update": "poll_workflow_execution_update",
+    "standalone_activities": "start_activity_execution",
+    "standalone_activity_start_delay": "start_activity_execution",
+    "standalone_activity_operator_commands": "pause_activity_execution",
 }
 """What a namespace can do because a method is served, by the capability's name."""
 _CLUSTER = "perdure"

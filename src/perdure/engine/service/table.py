@@ -20,7 +20,6 @@ _DEPLOYMENTS = "deployments come with the first poll of their workers; see Descr
 _NEXUS = "Nexus operations are started by workflows; start a workflow that calls the operation"
 _QUEUES = "the server sets no rates for task queues; workers do, with max_task_queue_activities_per_second"
 _RULES = "workflow rules are not supported; act on workflows with batch operations"
-_STANDALONE = "activities without a workflow are not supported; start a workflow that runs the activity"
 _TIME_SKIPPING = "a server runs on real time; test with perdure.testing, whose clock jumps"
 _WORKERS = "workers are configured where they run; change their options there"
 _NOT_YET = "it is not supported yet"
@@ -32,10 +31,6 @@ UNSERVED: dict[str, str] = {
     "update_worker_versioning_rules": _BUILD_IDS,
     "get_worker_versioning_rules": _BUILD_IDS,
     "get_worker_task_reachability": _BUILD_IDS,
-    "update_activity_execution_options": _STANDALONE,
-    "pause_activity_execution": _STANDALONE,
-    "unpause_activity_execution": _STANDALONE,
-    "reset_activity_execution": _STANDALONE,
     "describe_deployment": _DEPLOYMENTS,
     "list_deployments": _DEPLOYMENTS,
     "set_current_deployment": _DEPLOYMENTS,
@@ -53,19 +48,11 @@ UNSERVED: dict[str, str] = {
     "update_task_queue_config": _QUEUES,
     "fetch_worker_config": _WORKERS,
     "update_worker_config": _WORKERS,
-    "start_activity_execution": _STANDALONE,
-    "describe_activity_execution": _STANDALONE,
-    "poll_activity_execution": _STANDALONE,
-    "list_activity_executions": _STANDALONE,
     "start_nexus_operation_execution": _NEXUS,
     "describe_nexus_operation_execution": _NEXUS,
     "poll_nexus_operation_execution": _NEXUS,
     "list_nexus_operation_executions": _NEXUS,
-    "count_activity_executions": _STANDALONE,
     "count_nexus_operation_executions": _NEXUS,
-    "request_cancel_activity_execution": _STANDALONE,
-    "terminate_activity_execution": _STANDALONE,
-    "delete_activity_execution": _STANDALONE,
     "request_cancel_nexus_operation_execution": _NEXUS,
     "terminate_nexus_operation_execution": _NEXUS,
     "delete_nexus_operation_execution": _NEXUS,

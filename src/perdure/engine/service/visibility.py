@@ -33,7 +33,7 @@ from perdure.engine.visibility.expressions import (
     VisibilityQuery,
 )
 from perdure.engine.visibility.literals import STATUS_NAMES
-from perdure.engine.visibility.parsing import ListFilter, own_division, parse
+from perdure.engine.visibility.parsing import WORKFLOWS, ListFilter, Population, own_division, parse
 
 __all__ = ["GROUPS", "VisibilityTopic", "group_value"]
 
@@ -51,7 +51,7 @@ _OF_THE_PAGE = ("next_page_token", "maximum_page_size")
 SimpleRequest = m.ListOpenWorkflowExecutionsRequest | m.ListClosedWorkflowExecutionsRequest
 
 
-class _Page(NamedTuple):
+class Page(NamedTuple):
     executions: list[m.WorkflowExecutionInfo]
     next_token: bytes
 
@@ -68,8 +68,8 @@ class VisibilityTopic(ServiceTopic):
             RpcError: NOT_FOUND (namespace); INVALID_ARGUMENT, the filter or the page token.
         """
         self.check(request.namespace)
-        query = self._query(request.namespace, request.query)
-        page = await self._list_page(query, request.query, request.next_page_token, request.page_size)
+        query = self.list_query(request.namespace, request.query)
+        page = await self.list_page(query, request.query, request.next_page_token, request.page_size)
         return m.ListWorkflowExecutionsResponse(executions=page.executions, next_page_token=page.next_token)
 
     async def scan_workflow_executions(
@@ -81,8 +81,8 @@ class VisibilityTopic(ServiceTopic):
             RpcError: NOT_FOUND (namespace); INVALID_ARGUMENT, the filter or the page token.
         """
         self.check(request.namespace)
-        query = self._query(request.namespace, request.query, (Order(_START_TIME, descending=True),))
-        page = await self._list_page(query, request.query, request.next_page_token, request.page_size)
+        query = self.list_query(request.namespace, request.query, (Order(_START_TIME, descending=True),))
+        page = await self.list_page(query, request.query, request.next_page_token, request.page_size)
         return m.ScanWorkflowExecutionsResponse(executions=page.executions, next_page_token=page.next_token)
 
     async def list_open_workflow_executions(
@@ -113,8 +113,14 @@ class VisibilityTopic(ServiceTopic):
     ) -> m.CountWorkflowExecutionsResponse:
         """How many runs match, in all or by group. Raises RpcError NOT_FOUND (namespace), INVALID_ARGUMENT."""
         self.check(request.namespace)
-        asked = self._parse(request.namespace, request.query)
-        query = VisibilityQuery(namespace=request.namespace, where=asked.where)
+        return await self.count_runs(request.namespace, request.query)
+
+    async def count_runs(
+        self, namespace: str, text: str, *, population: Population = WORKFLOWS
+    ) -> m.CountWorkflowExecutionsResponse:
+        """How many runs match, in all or by group. Raises RpcError NOT_FOUND (namespace), INVALID_ARGUMENT."""
+        asked = self._parse(namespace, text, population)
+        query = VisibilityQuery(namespace=namespace, where=asked.where)
         if asked.group_by is None:
             return m.CountWorkflowExecutionsResponse(count=await self._read(self.shard.store.count_visibility(query)))
         groups = await self._read(self.shard.store.group_visibility(query, asked.group_by, GROUPS + 1))
@@ -128,23 +134,25 @@ class VisibilityTopic(ServiceTopic):
 
     # -- queries ---------------------------------------------------------------------------------------------------
 
-    def _parse(self, namespace: str, text: str) -> ListFilter:
-        return parse(text, self.namespaces.get(namespace).attributes, self.clock.now_ms())
+    def _parse(self, namespace: str, text: str, population: Population) -> ListFilter:
+        return parse(text, self.namespaces.get(namespace).attributes, self.clock.now_ms(), population)
 
-    def _query(self, namespace: str, text: str, order: tuple[Order, ...] = ()) -> VisibilityQuery:
+    def list_query(
+        self, namespace: str, text: str, order: tuple[Order, ...] = (), *, population: Population = WORKFLOWS
+    ) -> VisibilityQuery:
         """What a list filter asks; `order` is for one that has none. Raises RpcError INVALID_ARGUMENT."""
-        asked = self._parse(namespace, text)
+        asked = self._parse(namespace, text, population)
         if asked.group_by is not None:
             raise invalid("invalid list filter: a list can't be grouped; count can")
         return VisibilityQuery(namespace=namespace, where=asked.where, order=asked.order or order)
 
-    async def _simple_page(self, request: SimpleRequest, where: Expression) -> _Page:
+    async def _simple_page(self, request: SimpleRequest, where: Expression) -> Page:
         query = VisibilityQuery(namespace=request.namespace, where=own_division(where))
         fields = [(field.name, value) for field, value in request.ListFields() if field.name not in _OF_THE_PAGE]
         text = f"{type(request).__name__} {sorted(fields, key=itemgetter(0))}"
-        return await self._list_page(query, text, request.next_page_token, request.maximum_page_size)
+        return await self.list_page(query, text, request.next_page_token, request.maximum_page_size)
 
-    async def _list_page(self, query: VisibilityQuery, text: str, token: bytes, page_size: int) -> _Page:
+    async def list_page(self, query: VisibilityQuery, text: str, token: bytes, page_size: int) -> Page:
         """A page of a list.
 
         Args:
@@ -167,8 +175,8 @@ class VisibilityTopic(ServiceTopic):
             self.show_attributes(namespace, info)
             executions.append(info)
         if page.next is None:
-            return _Page(executions, b"")
-        return _Page(executions, self.tokens.list_page(namespace, ListToken(page.next, digest)))
+            return Page(executions, b"")
+        return Page(executions, self.tokens.list_page(namespace, ListToken(page.next, digest)))
 
     async def _read(self, call: Awaitable[_T]) -> _T:
         try:

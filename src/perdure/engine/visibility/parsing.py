@@ -64,7 +64,7 @@ from perdure.engine.visibility.expressions import (
 from perdure.engine.visibility.literals import Literal, Point, point_of, span_ns
 from perdure.engine.visibility.values import INT_MAX, INT_MIN, words
 
-__all__ = ["ListFilter", "own_division", "parse"]
+__all__ = ["WORKFLOWS", "ListFilter", "Population", "own_division", "parse"]
 
 MAX_LENGTH: Final = 16_384
 """Characters of a filter."""
@@ -311,23 +311,41 @@ def _alternatives(terminals: Iterable[str]) -> str:
 # -- what it means -----------------------------------------------------------------------------------------------------
 
 
+class Population(NamedTuple):
+    """What a list filter speaks of, unless it names a namespace division."""
+
+    names: Mapping[str, str] = {}
+    """Search attributes under the names that such runs have for them."""
+    division: str = ""
+    """Empty: runs that are in none."""
+
+    def within(self, where: Expression) -> Expression:
+        """The same for these runs alone."""
+        division = Attribute(NAMESPACE_DIVISION, KEYWORD)
+        return And((where, In(division, (self.division,)) if self.division else Missing(division)))
+
+
+WORKFLOWS: Final = Population()
+
+
 def own_division(where: Expression) -> Expression:
     """The same for runs that are in no namespace division."""
-    return And((where, Missing(Attribute(NAMESPACE_DIVISION, KEYWORD))))
+    return WORKFLOWS.within(where)
 
 
-def parse(text: str, custom: Mapping[str, ValueType], now_ms: int) -> ListFilter:
+def parse(text: str, custom: Mapping[str, ValueType], now_ms: int, population: Population = WORKFLOWS) -> ListFilter:
     """Read a list filter.
 
     Args:
         text: the filter.
         custom: the types of the namespace's own search attributes, by name.
         now_ms: what NOW() means, epoch milliseconds.
+        population: what is listed.
 
     Raises:
         RpcError: INVALID_ARGUMENT, with the place and what is expected there.
     """
-    meaning = _Meaning(custom, now_ms)
+    meaning = _Meaning(custom, now_ms, population.names)
     where: Expression = EVERYTHING
     order: tuple[Order, ...] = ()
     group_by: Attribute | None = None
@@ -339,16 +357,17 @@ def parse(text: str, custom: Mapping[str, ValueType], now_ms: int) -> ListFilter
                 order = meaning.order_by(part)
             case _:
                 where = meaning.of(part)
-    if not meaning.speaks_of_divisions:
-        where = own_division(where)
+    if population.division or not meaning.speaks_of_divisions:
+        where = population.within(where)
     return ListFilter(where, order, group_by)
 
 
 class _Meaning:
     """Understands the conditions of one filter."""
 
-    def __init__(self, custom: Mapping[str, ValueType], now_ms: int) -> None:
+    def __init__(self, custom: Mapping[str, ValueType], now_ms: int, names: Mapping[str, str]) -> None:
         self._custom = custom
+        self._names = names
         self._now_ns = now_ms * 1_000_000
         self._conditions = 0
         self._values = 0
@@ -405,7 +424,7 @@ class _Meaning:
         """The attribute of a name, which may lack the prefix "Temporal"."""
         for known, text in (
             (self._custom, name.text),
-            (SYSTEM, name.text),
+            (SYSTEM, self._names.get(name.text, name.text)),
             (PREDEFINED, name.text),
             (PREDEFINED, f"Temporal{name.text}"),
             (PREDEFINED, name.text.removeprefix("Temporal")),
