@@ -158,12 +158,16 @@ async def test_an_activity_fails_and_is_cancelled_by_id(driver: Driver) -> None:
     assert (await driver.event_names()).count("ActivityTaskCanceled") == 1
 
 
-@pytest.mark.parametrize("field", ["workflow_id", "activity_id"])
-async def test_by_id_needs_both_ids(driver: Driver, field: str) -> None:
+@pytest.mark.parametrize(
+    ("field", "code"), [("workflow_id", StatusCode.NOT_FOUND), ("activity_id", StatusCode.INVALID_ARGUMENT)]
+)
+async def test_by_id_needs_both_ids(driver: Driver, field: str, code: StatusCode) -> None:
+    """Without a workflow id, it is an activity without a workflow, and there is none."""
+    await scheduled(driver)
     request = m.RespondActivityTaskCompletedByIdRequest(namespace="default", workflow_id="wf", activity_id="a")
     request.ClearField(field)  # type: ignore[arg-type]
     error = await refusal(driver.service.respond_activity_task_completed_by_id(request))
-    assert error.code is StatusCode.INVALID_ARGUMENT
+    assert error.code is code
 
 
 async def test_a_stale_attempt_is_refused(driver: Driver) -> None:

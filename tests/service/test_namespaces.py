@@ -115,7 +115,8 @@ async def test_capabilities_are_what_is_served(driver: Driver) -> None:
     capabilities = (await described(driver)).namespace_info.capabilities
     assert capabilities.sync_update == hasattr(driver.service, "update_workflow_execution")
     assert capabilities.worker_heartbeats == hasattr(driver.service, "record_worker_heartbeat")
-    assert not capabilities.standalone_activities
+    assert capabilities.standalone_activities == hasattr(driver.service, "start_activity_execution")
+    assert not capabilities.standalone_activity_batch_operations
 
 
 async def test_attributes_of_every_type_are_registered_listed_and_removed(driver: Driver) -> None:
