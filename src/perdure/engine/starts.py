@@ -77,8 +77,7 @@ async def start_workflow(
     Raises:
         RpcError: ALREADY_EXISTS with ``WorkflowExecutionAlreadyStartedFailure``; INVALID_ARGUMENT.
     """
-    if request.workflow_id.startswith(history.ACTIVITY_PREFIX):
-        raise _invalid(f"WorkflowId may not begin with {history.ACTIVITY_PREFIX!r}")
+    _check_id(request.workflow_id)
     conflict = _conflict_policy(
         request.workflow_id_conflict_policy, request.workflow_id_reuse_policy, signal is not None
     )
@@ -130,6 +129,12 @@ async def start_workflow(
         )
         shard.apply(existing, ending)
     return Started(slot, True, group)
+
+
+def _check_id(workflow_id: str) -> None:
+    """Raises RpcError INVALID_ARGUMENT, it is one that activity executions have in its place."""
+    if workflow_id.startswith(history.ACTIVITY_PREFIX):
+        raise _invalid(f"WorkflowId may not begin with {history.ACTIVITY_PREFIX!r}")
 
 
 def _with_types(

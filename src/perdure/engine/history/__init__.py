@@ -47,9 +47,10 @@ from perdure.engine.history.describe import (
     visibility_row,
 )
 from perdure.engine.history.encoding import EncodedRun, StateVersionError, decode, encode
-from perdure.engine.history.evolve import fold, folded_view, owner_of
+from perdure.engine.history.evolve import fold, owner_of
 from perdure.engine.history.external import message_delivered
 from perdure.engine.history.failures import workflow_timeout
+from perdure.engine.history.folded import folded_view
 from perdure.engine.history.holding import activity_left, hold_activity, release_activity
 from perdure.engine.history.lifecycle import check_signal, request_cancel, signal, start_run, terminate
 from perdure.engine.history.nexus import Completion

@@ -114,7 +114,8 @@ def start(
     item = evolve.activity_item(SCHEDULED_ID, now_ms + delay_ms, scheduled)
     # Whoever ends it goes the long way, where it is asked what has ended.
     item.control = ActivityControl()
-    pending.add_activity(run, item)
+    pending.add(run, item)
+    run.live.activity_ids[item.activity_id] = SCHEDULED_ID
     run.live.scheduled[SCHEDULED_ID] = asked
     if delay_ms:
         item.next_attempt_at_ms = now_ms + delay_ms
@@ -135,7 +136,7 @@ def _asked(request: m.StartActivityExecutionRequest, limits: Limits) -> terms.As
     lifecycle.check_size(request.header.ByteSize(), limits.blob_bytes, "Header")
     lifecycle.check_size(request.search_attributes.ByteSize(), limits.blob_bytes, "SearchAttributes")
     if request.completion_callbacks:
-        raise lifecycle.invalid("CompletionCallbacks: this server calls nobody back; leave them out and wait")
+        raise lifecycle.invalid("CompletionCallbacks: an activity's end calls nobody back; leave them out and wait")
     command = m.ScheduleActivityTaskCommandAttributes(activity_id=request.activity_id)
     command.activity_type.name = request.activity_type.name
     command.task_queue.name = request.task_queue.name
