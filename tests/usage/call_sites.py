@@ -20,6 +20,9 @@ from perdure import Client, RetryPolicy, Worker, WorkflowHandle, activity, workf
 from perdure.client import (
     BatchReset,
     BatchSignal,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleSpec,
     WithStartWorkflowOperation,
     WorkflowUpdateHandle,
     WorkflowUpdateStage,
@@ -315,6 +318,16 @@ async def handles(handle: WorkflowHandle[Receipt]) -> None:
     await handle.signal(Main.take_two, 1)  # pyright: ignore[reportCallIssue, reportArgumentType]
     await handle.query(Main.count, 1)  # pyright: ignore[reportCallIssue, reportArgumentType]
     await handle.query(Main.names, 1)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+async def schedules(client: Client) -> None:
+    nightly = Schedule(ScheduleActionStartWorkflow(one_argument, 1, id="x"), ScheduleSpec(cron_expressions=["@daily"]))
+    scheduled = await client.create_schedule("nightly", nightly)
+    assert_type((await scheduled.describe()).info.num_actions, int)
+    ScheduleActionStartWorkflow(Main.run, "x", id="x")  # pyright: ignore[reportCallIssue, reportArgumentType]
+    ScheduleActionStartWorkflow(one_argument, 1)  # pyright: ignore[reportCallIssue]
+    async for entry in client.list_schedules():
+        assert_type(entry.paused, bool)
 
 
 async def client() -> None:

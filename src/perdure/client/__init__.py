@@ -35,6 +35,8 @@ from perdure.client.errors import (
     ResourceExhaustedError,
     RPCError,
     RPCTimeoutOrCancelledError,
+    ScheduleAlreadyRunningError,
+    ScheduleNotFoundError,
     ServiceError,
     ServiceUnavailableError,
     WorkflowContinuedAsNewError,
@@ -49,6 +51,27 @@ from perdure.client.handle import WorkflowHandle
 from perdure.client.history import WorkflowHistory, WorkflowHistoryEventFilterType
 from perdure.client.operations import ResetReapplyExcludeType, ResetType
 from perdure.client.options import StartOptions
+from perdure.client.schedule_actions import Schedule, ScheduleActionStartWorkflow
+from perdure.client.schedule_specs import (
+    ScheduleBackfill,
+    ScheduleCalendarSpec,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleRange,
+    ScheduleSpec,
+    ScheduleState,
+)
+from perdure.client.schedules import (
+    ScheduleActionExecutionStartWorkflow,
+    ScheduleActionResult,
+    ScheduleDescription,
+    ScheduleHandle,
+    ScheduleInfo,
+    ScheduleListDescription,
+    ScheduleUpdate,
+    ScheduleUpdateInput,
+)
 from perdure.client.updates import WorkflowUpdateHandle, WorkflowUpdateStage
 from perdure.client.with_start import WithStartWorkflowOperation
 from perdure.exceptions import WorkflowAlreadyStartedError
@@ -78,6 +101,26 @@ __all__ = [
     "ResetReapplyExcludeType",
     "ResetType",
     "ResourceExhaustedError",
+    "Schedule",
+    "ScheduleActionExecutionStartWorkflow",
+    "ScheduleActionResult",
+    "ScheduleActionStartWorkflow",
+    "ScheduleAlreadyRunningError",
+    "ScheduleBackfill",
+    "ScheduleCalendarSpec",
+    "ScheduleDescription",
+    "ScheduleHandle",
+    "ScheduleInfo",
+    "ScheduleIntervalSpec",
+    "ScheduleListDescription",
+    "ScheduleNotFoundError",
+    "ScheduleOverlapPolicy",
+    "SchedulePolicy",
+    "ScheduleRange",
+    "ScheduleSpec",
+    "ScheduleState",
+    "ScheduleUpdate",
+    "ScheduleUpdateInput",
     "ServiceError",
     "ServiceUnavailableError",
     "StartOptions",

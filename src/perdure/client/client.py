@@ -37,6 +37,7 @@ from perdure.client.options import (
     start_request,
     workflow_target,
 )
+from perdure.client.schedules import ScheduleCalls
 from perdure.client.with_start import UpdateWithStartCalls
 from perdure.converter import CodecService, DataConverter, default
 from perdure.exceptions import PerdureError
@@ -50,7 +51,7 @@ ReturnT = TypeVar("ReturnT")
 Ts = TypeVarTuple("Ts")
 
 
-class Client(UpdateWithStartCalls, BatchCalls, AdministrationCalls):
+class Client(UpdateWithStartCalls, BatchCalls, ScheduleCalls, AdministrationCalls):
     """Starts, finds, signals, queries and stops workflows.
 
     Example::

@@ -18,6 +18,8 @@ __all__ = [
     "RPCError",
     "RPCTimeoutOrCancelledError",
     "ResourceExhaustedError",
+    "ScheduleAlreadyRunningError",
+    "ScheduleNotFoundError",
     "ServiceError",
     "ServiceUnavailableError",
     "WorkflowContinuedAsNewError",
@@ -51,6 +53,18 @@ RPCError = ServiceError
 
 class WorkflowNotFoundError(ServiceError):
     """No workflow with this id exists, or the call needs a running one and it has closed."""
+
+
+class ScheduleNotFoundError(ServiceError):
+    """No schedule with this id exists."""
+
+
+class ScheduleAlreadyRunningError(PerdureError):
+    """A schedule with this id exists. Choose another id, or update or delete the one there is."""
+
+    def __init__(self, schedule_id: str) -> None:
+        super().__init__(f"schedule {schedule_id!r} exists already: choose another id, or update or delete it")
+        self.schedule_id = schedule_id
 
 
 class NamespaceNotFoundError(ServiceError):
