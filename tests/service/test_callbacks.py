@@ -130,6 +130,17 @@ async def test_one_who_refuses_is_left_alone(listener: Listener) -> None:
         assert len(listener.heard) == 1
 
 
+async def test_it_is_tried_for_as_long_as_the_workflow_is_kept(listener: Listener) -> None:
+    async with driver_on(MemoryStore()) as driver:
+        await driver.start(completion_callbacks=[callback("http://127.0.0.1:1/")])
+        await driver.step(complete_workflow())
+        for _ in range(200):
+            if (info := await told(driver)).state == m.CallbackState.CALLBACK_STATE_FAILED:
+                break
+            assert driver.engine.advance()
+        assert info.state == m.CallbackState.CALLBACK_STATE_FAILED and 50 < info.attempt < 100
+
+
 async def test_nobody_listens(listener: Listener) -> None:
     async with driver_on(MemoryStore()) as driver:
         await driver.start(completion_callbacks=[callback("http://127.0.0.1:1/")])

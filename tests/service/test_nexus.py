@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from temporalio.api.nexus import v1 as nx
 
-from perdure.api import StatusCode
+from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
-from perdure.engine.store.memory import MemoryStore
+from perdure.engine.store.memory import MemoryState, MemoryStore
 from perdure.engine.store.sqlite import SqliteStore
 from tests.service.support import (
     Driver,
@@ -482,3 +482,73 @@ async def test_a_handler_that_died_with_the_engine_is_replaced() -> None:
         assert (await refusal(answer(driver, task, **at_once()))).code is StatusCode.NOT_FOUND
         await answer(driver, again, **at_once())
         assert await operations(driver) == ["Scheduled", "Completed"]
+
+
+@pytest.mark.in_process("it crashes the engine")
+async def test_a_crash_at_every_commit() -> None:
+    """Wherever the engine dies: repeating what was not answered leads to the same end, and nothing happens twice."""
+    states: list[MemoryState] = []
+    store = MemoryStore(after_commit=lambda _number, _batch: states.append(store.snapshot()))
+    async with Driver(store) as driver:
+        assert await play(driver) == END
+        clock = driver.clock
+    assert len(states) >= 10
+    for state in states:
+        async with Driver(MemoryStore(state.copy()), clock=clock, seed=3) as after:
+            assert await play(after) == END
+            await after.settle()
+
+
+END = ["Scheduled", "Started", "Completed"]
+
+
+async def play(driver: Driver) -> list[str]:
+    """A call from its beginning to its end, each step only if it has not been taken yet."""
+    service = driver.service
+    if not (await service.list_nexus_endpoints(m.ListNexusEndpointsRequest())).endpoints:
+        await create(driver)
+    if not await known(driver, "wf"):
+        await driver.start()
+    if not await operations(driver):
+        await driver.step(call())
+    if len(await operations(driver)) == 1:
+        polling = asyncio.ensure_future(poll(driver))
+        await driver.wait_idle(but_held=True)
+        while not polling.done():
+            assert driver.engine.advance()
+            await driver.wait_idle(but_held=True)
+        task = await polling
+        if not await known(driver, "handled"):
+            await handle(driver, task)
+        await answer(driver, task, **later())
+    if await driver.status("handled") == "RUNNING":
+        await driver.complete(await driver.poll("handled"), complete_workflow("out"))
+    await driver.wait_idle(but_held=True)
+    found = await operations(driver)
+    if await driver.status() == "RUNNING":
+        await driver.step(complete_workflow())
+    return found
+
+
+async def known(driver: Driver, workflow_id: str) -> bool:
+    try:
+        await driver.describe(workflow_id)
+    except RpcError as error:
+        assert error.code is StatusCode.NOT_FOUND
+        return False
+    return True
+
+
+async def test_a_paused_workflow_calls_nobody(driver: Driver) -> None:
+    await create(driver)
+    await driver.start()
+    await driver.step(call())
+    pause = m.PauseWorkflowExecutionRequest(namespace="default", workflow_id="wf")
+    await driver.service.pause_workflow_execution(pause)
+    polling = asyncio.ensure_future(poll(driver))
+    await driver.rest()
+    assert not polling.done()
+    unpause = m.UnpauseWorkflowExecutionRequest(namespace="default", workflow_id="wf")
+    await driver.service.unpause_workflow_execution(unpause)
+    await answer(driver, await polling, **at_once())
+    assert await operations(driver) == ["Scheduled", "Completed"]

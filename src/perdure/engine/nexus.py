@@ -279,8 +279,9 @@ class Nexus:
             told = nexus_failures.handler_failure("UPSTREAM_ERROR", failure, retryable=again)
             failed = history.callback_failed(sender.run, message, told, limits=shard.limits, now_ms=now_ms)
             shard.apply(sender, failed)
-            if again:
-                self._deliver_at(history.callback_due_ms(sender.run, message), sender, message)
+            due_ms = history.callback_due_ms(sender.run, message) if again else 0
+            if due_ms:
+                self._deliver_at(due_ms, sender, message)
                 return
         cause = history.CALLBACK_REFUSED if failure else 0
         shard.apply(sender, history.message_delivered(sender.run, message.seq, failure_cause=cause, now_ms=now_ms))

@@ -3,7 +3,8 @@
     state        event in
     -----------  ------------------------------------------------
     standby      the workflow's last run closes → scheduled
-    scheduled    delivered → succeeded; refused → failed; no answer → backing off
+    scheduled    delivered → succeeded; refused → failed; no answer → backing off, or failed when the workflow's
+                 retention would be over
     backing off  due → scheduled
 
 Callbacks come with the request that starts a workflow, or are attached by one that finds it running; both are in its
@@ -111,7 +112,7 @@ def ended(transition: Transition, message: OutMessage, failure_cause: int) -> No
 
 
 def attempt_failed(run: Run, message: OutMessage, failure: m.Failure, *, limits: Limits, now_ms: int) -> Transition:
-    """A message could not be delivered; it is tried again at the item's `next_attempt_at_ms`, unless it is `ended`."""
+    """A message could not be delivered; it is tried again at `next_attempt_at_ms`, unless it is `ended`."""
     item = _item(run, message)
     item.attempt += 1
     item.last_ended_at_ms = now_ms
@@ -127,8 +128,9 @@ def callback_of(run: Run, message: OutMessage) -> m.Callback:
 
 
 def next_attempt_at_ms(run: Run, message: OutMessage) -> int:
-    """When a message that could not be delivered is tried again."""
-    return _item(run, message).next_attempt_at_ms
+    """When a message that could not be delivered is tried again; 0 = the workflow will not be kept for that long."""
+    due_ms = _item(run, message).next_attempt_at_ms
+    return due_ms if due_ms <= run.state.retain_until_ms or run.is_open else 0
 
 
 def _item(run: Run, message: OutMessage) -> CallbackItem:

@@ -83,10 +83,10 @@ def hold(run: Run, event_id: int, attempt: int, *, cancels: bool, limits: Limits
     """Hand out a request; its handler gets it once that is durable.
 
     Raises:
-        RpcError: NOT_FOUND, it does not wait for a handler.
+        RpcError: NOT_FOUND, it does not wait for a handler, or the workflow is paused.
     """
     item, request = find(run, event_id, attempt, cancels=cancels)
-    if not deadlines.waits_for_worker(item):
+    if not deadlines.waits_for_worker(item) or run.state.pause is not None:
         raise RpcError(StatusCode.NOT_FOUND, _GONE)
     request.held_until_ms = now_ms + limits.nexus_request_timeout_ms
     pending.touch(run, event_id)
