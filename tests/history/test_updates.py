@@ -579,7 +579,7 @@ def test_updates_of_a_run_are_bounded_and_pages_keep_them() -> None:
         (lambda ask: setattr(ask.meta, "update_id", "a\0b"), "NUL"),
         (lambda ask: setattr(ask.meta, "identity", "x" * 1001), "Identity is too long"),
         (lambda ask: ask.input.args.CopyFrom(payloads(b"x" * (LIMITS.blob_bytes + 1))), "Args exceeds"),
-        (lambda ask: ask.completion_callbacks.add(), "callbacks"),
+        (lambda ask: ask.completion_callbacks.add(), "completion callback"),
     ],
 )
 def test_bad_updates_are_refused(change: Any, reason: str) -> None:

@@ -20,7 +20,7 @@ from temporalio import nexus, workflow
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.nexus.v1 import EndpointSpec
 from temporalio.api.operatorservice.v1 import CreateNexusEndpointRequest, ListNexusEndpointsRequest
-from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowUpdateStage
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import (
     ApplicationError,
@@ -31,6 +31,7 @@ from temporalio.exceptions import (
     TimeoutError,
     TimeoutType,
 )
+from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from tests.interop.conftest import Spawn
@@ -48,6 +49,8 @@ class Desk:
     long: nexusrpc.Operation[str, str]
     shared: nexusrpc.Operation[str, str]
     never: nexusrpc.Operation[str, str]
+    slow: nexusrpc.Operation[str, str]
+    ask: nexusrpc.Operation[str, str]
 
 
 @workflow.defn
@@ -72,6 +75,11 @@ class Handled:
     def tell(self, what: str) -> None:
         self.told.append(what)
 
+    @workflow.update
+    async def ask(self, what: str) -> str:
+        await workflow.wait_condition(lambda: what in self.told)
+        return f"answer to {what}"
+
 
 class NeverHandler(OperationHandler[str, str]):
     """Starts, and is never heard of again."""
@@ -88,6 +96,8 @@ class DeskHandler:
     def __init__(self) -> None:
         self.attempts: list[str] = []
         self.headers: dict[str, str] = {}
+        self.entered = asyncio.Event()
+        self.go_on = asyncio.Event()
 
     @sync_operation
     async def greet(self, ctx: StartOperationContext, name: str) -> str:
@@ -117,6 +127,21 @@ class DeskHandler:
     async def shared(self, ctx: nexus.WorkflowRunOperationContext, how: str) -> nexus.WorkflowHandle[str]:
         return await ctx.start_workflow(
             Handled.run, "shared", id="handled-shared", id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING
+        )
+
+    @sync_operation
+    async def slow(self, ctx: StartOperationContext, name: str) -> str:
+        self.attempts.append(ctx.request_id)
+        self.entered.set()
+        await self.go_on.wait()
+        return f"slowly {name}"
+
+    @nexus.temporal_operation
+    async def ask(
+        self, ctx: nexus.TemporalStartOperationContext, client: nexus.TemporalNexusClient, what: str
+    ) -> nexus.TemporalOperationResult[str]:
+        return await client.start_workflow_update(
+            "asked", Handled.ask, what, wait_for_stage=WorkflowUpdateStage.ACCEPTED
         )
 
     @operation_handler
@@ -292,8 +317,6 @@ async def test_a_handlers_workflow_is_terminated(client: Client) -> None:
 
 
 async def until_found(condition: object) -> None:
-    from temporalio.service import RPCError
-
     async def found() -> bool:
         try:
             return await condition()  # type: ignore[operator]
@@ -321,6 +344,36 @@ async def test_two_callers_share_a_workflow(client: Client) -> None:
     assert "EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED" in [
         EventType.Name(event.event_type) for event in (await handled.fetch_history()).events
     ]
+
+
+async def test_an_operation_that_is_an_update(client: Client) -> None:
+    await endpoint(client)
+    async with worker(client):
+        asked = await client.start_workflow(Handled.run, "wait", id="asked", task_queue=QUEUE)
+        calling = asyncio.ensure_future(call(client, "ask", "why"))
+
+        async def started() -> bool:
+            return "STARTED" in await types(client.get_workflow_handle("caller-ask-why"))
+
+        await until_found(started)
+        await asked.signal(Handled.tell, "why")
+        assert await calling == "answer to why"
+
+
+async def test_a_handler_outlives_the_server(spawn_server: Spawn) -> None:
+    arguments = ("start", "--db", "nexus.db", "--address")
+    serving = await spawn_server(*arguments, "127.0.0.1:0")
+    client = await Client.connect(serving.address)
+    await endpoint(client)
+    handler = DeskHandler()
+    async with worker(client, handler):
+        calling = asyncio.ensure_future(call(client, "slow"))
+        await asyncio.wait_for(handler.entered.wait(), WAIT_S)
+        await serving.kill()
+        await spawn_server(*arguments, serving.address)
+        handler.go_on.set()
+        assert await calling == "slowly Ada"
+        assert len(handler.attempts) == 1
 
 
 async def test_operations_outlive_the_server(spawn_server: Spawn) -> None:

@@ -229,7 +229,7 @@ class Nexus:
         callback = history.callback_of(sender.run, message).nexus
         header = {name.lower(): value for name, value in callback.header.items()}
         state = sender.run.state
-        event = await self.reader.event(sender.key, state.close_event_id)
+        event = await self.reader.event(sender.key, history.callback_event_id(sender.run, message))
         started = m.Link()
         started.workflow_event.namespace = state.namespace
         started.workflow_event.workflow_id = state.workflow_id
@@ -243,7 +243,7 @@ class Nexus:
                 caller.run,
                 token.scheduled_event_id,
                 token.request_id,
-                history.completion_of(event),
+                history.completion_of(sender.run, message, event),
                 token=next((header[name] for name in _OPERATION_TOKEN_HEADERS if name in header), ""),
                 links=[started],
                 limits=self._shard.limits,
@@ -264,9 +264,9 @@ class Nexus:
         """Tell somebody outside how the sender has ended, or find out that it has to be tried again, and when."""
         shard = self._shard
         try:
-            event = await self.reader.event(sender.key, sender.run.state.close_event_id)
+            event = await self.reader.event(sender.key, history.callback_event_id(sender.run, message))
             async with self._calls:
-                failure, again = await self._call(history.callback_of(sender.run, message).nexus, event)
+                failure, again = await self._call(sender, message, event)
             sender = await shard.cache.get(sender.key)
         except RpcError as error:
             if error.code in _AGAIN and error.code is not StatusCode.DATA_LOSS:
@@ -286,11 +286,13 @@ class Nexus:
         cause = history.CALLBACK_REFUSED if failure else 0
         shard.apply(sender, history.message_delivered(sender.run, message.seq, failure_cause=cause, now_ms=now_ms))
 
-    async def _call(self, callback: m.Callback.Nexus, event: m.HistoryEvent) -> Verdict:
+    async def _call(self, sender: Slot, message: OutMessage, event: m.HistoryEvent) -> Verdict:
+        callback = history.callback_of(sender.run, message).nexus
+        completion = history.completion_of(sender.run, message, event)
         further = {"user-agent": "perdure", "nexus-operation-close-time": event.event_time.ToJsonString()}
         addresses = self._shard.config.callback_addresses
         try:
-            call = call_out_of(callback, history.completion_of(event), addresses, further)
+            call = call_out_of(callback, completion, addresses, further)
         except RpcError as error:
             return Verdict(error.message)
         return await post(call)

@@ -31,6 +31,7 @@ from perdure.engine.history.callbacks import NOT_FOUND as CALLBACK_NOT_FOUND
 from perdure.engine.history.callbacks import REFUSED as CALLBACK_REFUSED
 from perdure.engine.history.callbacks import attempt_failed as callback_failed
 from perdure.engine.history.callbacks import callback_of, completion_of
+from perdure.engine.history.callbacks import event_id_of as callback_event_id
 from perdure.engine.history.callbacks import next_attempt_at_ms as callback_due_ms
 from perdure.engine.history.child import CLOSINGS as CHILD_CLOSINGS
 from perdure.engine.history.child import child_closed, child_lineage, is_child_of
@@ -130,6 +131,7 @@ from perdure.engine.history.update import has_unsent as has_unsent_updates
 from perdure.engine.history.update import messages as update_messages
 from perdure.engine.history.update import stage as update_stage
 from perdure.engine.history.update_admission import admit as admit_update
+from perdure.engine.history.update_admission import attach as attach_to_update
 from perdure.engine.history.update_admission import check as check_update
 from perdure.engine.history.update_admission import reapply as reapply_update
 from perdure.engine.history.waking import wake
@@ -194,8 +196,10 @@ __all__ = [
     "admit_update",
     "asked_by",
     "attach",
+    "attach_to_update",
     "attribute_values",
     "callback_due_ms",
+    "callback_event_id",
     "callback_failed",
     "callback_of",
     "cancel_activity",

@@ -1,8 +1,8 @@
-"""Completion callbacks: who is told how a workflow ends.
+"""Completion callbacks: who is told how a workflow ends, or an update of it.
 
     state        event in
     -----------  ------------------------------------------------
-    standby      the workflow's last run closes → scheduled
+    standby      the workflow's last run closes, or the update completes → scheduled
     scheduled    delivered → succeeded; refused → failed; no answer → backing off, or failed when the workflow's
                  retention would be over
     backing off  due → scheduled
@@ -10,6 +10,8 @@
 Callbacks come with the request that starts a workflow, or are attached by one that finds it running; both are in its
 history. A run that is followed by another hands its callbacks on. When the last run closes, each becomes a message in
 its outbox, which stays there until it has been delivered or refused for good. What is told is the closing event.
+Callbacks of updates come with their requests, and stay with the run: they are told of the event that completes the
+update, or that the run closed without it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Final
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.api.durations import set_timestamp_ms
+from perdure.engine.history import failures
 from perdure.engine.history.nexus import Completion, backoff_ms
 from perdure.engine.history.nexus_failures import handler_failure
 from perdure.engine.history.recording import send
@@ -27,6 +30,7 @@ from perdure.engine.history.state import CallbackItem, MessageKind, OutMessage, 
 from perdure.engine.history.transition import Limits, Transition
 
 _STATE = m.CallbackState
+_STANDBY = int(_STATE.CALLBACK_STATE_STANDBY)
 _SCHEDULED = int(_STATE.CALLBACK_STATE_SCHEDULED)
 _BACKING_OFF = int(_STATE.CALLBACK_STATE_BACKING_OFF)
 _FAILED = int(_STATE.CALLBACK_STATE_FAILED)
@@ -79,20 +83,39 @@ def own_links(links: Iterable[m.Link], callbacks: Iterable[m.Callback]) -> list[
 
 
 def hand_on(state: RunState, request: m.StartWorkflowExecutionRequest) -> None:
-    """Give a run's callbacks to the one that follows it."""
+    """Give a run's callbacks to the one that follows it; those of its updates stay."""
     for item in state.callbacks or ():
-        request.completion_callbacks.add().MergeFromString(item.callback)
+        if not item.update_id:
+            request.completion_callbacks.add().MergeFromString(item.callback)
 
 
-def trigger(transition: Transition) -> None:
-    """The workflow has ended: tell them all."""
+def trigger(transition: Transition, *, moves: bool) -> None:
+    """The run has ended: tell all that wait for it, or for its updates.
+
+    Args:
+        transition: of the run.
+        moves: another run follows, and has the callbacks of the workflow.
+    """
+    for number, item in enumerate(transition.run.state.callbacks or ()):
+        if item.state == _STANDBY and (item.update_id or not moves):
+            _send(transition, number, item)
+
+
+def update_completed(transition: Transition, update_id: str, event_id: int) -> None:
+    """An update has completed: tell all that wait for it."""
+    for number, item in enumerate(transition.run.state.callbacks or ()):
+        if item.state == _STANDBY and item.update_id == update_id:
+            item.event_id = event_id
+            _send(transition, number, item)
+
+
+def _send(transition: Transition, number: int, item: CallbackItem) -> None:
     state = transition.run.state
-    for number, item in enumerate(state.callbacks or ()):
-        item.state = _SCHEDULED
-        message = OutMessage(
-            0, MessageKind.CALLBACK, state.namespace, state.workflow_id, state.run_id, b"", event_id=number
-        )
-        send(transition, message)
+    item.state = _SCHEDULED
+    message = OutMessage(
+        0, MessageKind.CALLBACK, state.namespace, state.workflow_id, state.run_id, b"", event_id=number
+    )
+    send(transition, message)
 
 
 def ended(transition: Transition, message: OutMessage, failure_cause: int) -> None:
@@ -139,8 +162,26 @@ def _item(run: Run, message: OutMessage) -> CallbackItem:
     return callbacks[message.event_id]
 
 
-def completion_of(event: m.HistoryEvent) -> Completion:
-    """What a closing event tells the caller of an operation."""
+def event_id_of(run: Run, message: OutMessage) -> int:
+    """The event that says what a message tells."""
+    return _item(run, message).event_id or run.state.close_event_id
+
+
+def completion_of(run: Run, message: OutMessage, event: m.HistoryEvent) -> Completion:
+    """What the event of a message tells the caller of an operation."""
+    item = _item(run, message)
+    if item.event_id:
+        outcome = event.workflow_execution_update_completed_event_attributes.outcome
+        if outcome.HasField("failure"):
+            return Completion(failure=outcome.failure)
+        payloads = outcome.success.payloads
+        return Completion(result=payloads[0] if payloads else None)
+    if item.update_id:
+        return Completion(failure=failures.abandoned_update())
+    return _end_of_workflow(event)
+
+
+def _end_of_workflow(event: m.HistoryEvent) -> Completion:
     match event.event_type:
         case _T.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
             payloads = event.workflow_execution_completed_event_attributes.result.payloads
@@ -163,7 +204,10 @@ def completion_of(event: m.HistoryEvent) -> Completion:
 def describe(info: m.CallbackInfo, item: CallbackItem) -> None:
     """A callback as clients see it."""
     info.callback.MergeFromString(item.callback)
-    info.trigger.workflow_closed.SetInParent()
+    if item.update_id:
+        info.trigger.update_workflow_execution_completed.update_id = item.update_id
+    else:
+        info.trigger.workflow_closed.SetInParent()
     set_timestamp_ms(info.registration_time, item.registered_at_ms)
     info.state = _STATE.ValueType(item.state)
     info.attempt = item.attempt

@@ -71,8 +71,8 @@ def close(
             state.parent_initiated_event_id,
         )
         send(transition, message)
-    if state.callbacks is not None and not new_run_id and spared is None:
-        callbacks.trigger(transition)
+    if state.callbacks is not None and spared is None:
+        callbacks.trigger(transition, moves=bool(new_run_id))
     pending.forget_all(run)
     run.live.task = None
     if run.live.updates is not None or state.updates is not None:

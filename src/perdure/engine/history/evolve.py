@@ -211,10 +211,8 @@ def merge_payloads(target: MutableMapping[str, m.Payload], upserted: MutableMapp
 
 
 def _update_book(state: RunState) -> UpdateBook:
-    book = state.updates
-    if book is None:
-        book = state.updates = UpdateBook()
-    return book
+    state.updates = state.updates or UpdateBook()
+    return state.updates
 
 
 def apply_update_admitted(state: RunState, update_id: str, event_id: int) -> None:
@@ -368,7 +366,7 @@ def _unpaused(state: RunState, event_id: int, at_ms: int, attributes: Any) -> No
 def _options_updated(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:
     apply_options_updated(state, attributes)
     apply_attached(state, attributes.attached_request_id, event_id)
-    evolve_nexus.apply_callbacks(state, attributes.attached_completion_callbacks, at_ms)
+    evolve_nexus.apply_options(state, attributes, at_ms)
 
 
 def _memo_modified(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:
@@ -381,10 +379,12 @@ def _search_attributes(state: RunState, event_id: int, at_ms: int, attributes: A
 
 def _update_admitted(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:
     apply_update_admitted(state, attributes.request.meta.update_id, event_id)
+    evolve_nexus.apply_update(state, attributes.request, at_ms)
 
 
 def _update_accepted(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:
     apply_update_accepted(state, attributes.protocol_instance_id, event_id)
+    evolve_nexus.apply_update(state, attributes.accepted_request, at_ms)
 
 
 def _update_completed(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:

@@ -51,16 +51,32 @@ def folded(item: NexusItem) -> object:
     )
 
 
-def apply_callbacks(state: RunState, callbacks: Iterable[m.Callback], at_ms: int) -> None:
-    """A request that starts the workflow, or finds it running, leaves its callbacks."""
-    new = [CallbackItem(callback.SerializeToString(deterministic=True), at_ms) for callback in callbacks]
+def apply_callbacks(state: RunState, callbacks: Iterable[m.Callback], at_ms: int, update_id: str = "") -> None:
+    """A request that starts the workflow, or finds it running, or updates it, leaves its callbacks."""
+    new = [
+        CallbackItem(callback.SerializeToString(deterministic=True), at_ms, update_id=update_id)
+        for callback in callbacks
+    ]
     if new:
         state.callbacks = [*(state.callbacks or ()), *new]
 
 
 def folded_callbacks(state: RunState) -> object:
     """What a history tells of the callbacks."""
-    return [(item.callback, item.registered_at_ms) for item in state.callbacks or ()]
+    return [(item.callback, item.registered_at_ms, item.update_id) for item in state.callbacks or ()]
+
+
+def apply_update(state: RunState, request: m.Request, at_ms: int) -> None:
+    """An update is in the history, with whom to tell how it ends."""
+    if request.completion_callbacks:
+        apply_callbacks(state, request.completion_callbacks, at_ms, request.meta.update_id)
+
+
+def apply_options(state: RunState, attributes: m.WorkflowExecutionOptionsUpdatedEventAttributes, at_ms: int) -> None:
+    """Callbacks that were attached to the workflow, or to its updates."""
+    apply_callbacks(state, attributes.attached_completion_callbacks, at_ms)
+    for asked in attributes.workflow_update_options:
+        apply_callbacks(state, asked.attached_completion_callbacks, at_ms, asked.update_id)
 
 
 def _scheduled(state: RunState, event_id: int, at_ms: int, attributes: Any) -> None:

@@ -35,6 +35,14 @@ def workflow_timeout() -> m.Failure:
     return failure
 
 
+def abandoned_update() -> m.Failure:
+    """What became of an update that was accepted by a run that closed before completing it."""
+    failure = m.Failure(message="the workflow closed before the update completed", source="Server")
+    failure.application_failure_info.type = "AcceptedUpdateCompletedWorkflow"
+    failure.application_failure_info.non_retryable = True
+    return failure
+
+
 def server_failure(message: str, *, non_retryable: bool) -> m.Failure:
     """A failure the engine decided on."""
     failure = m.Failure(message=message, source="Server")

@@ -232,7 +232,7 @@ Item = ActivityItem | TimerItem | ChildItem | SignalItem | CancelItem | NexusIte
 
 
 class CallbackItem(Struct, array_like=True):
-    """Whom to tell how the workflow ends (see `callbacks`)."""
+    """Whom to tell how the workflow, or an update of it, ends (see `callbacks`)."""
 
     callback: bytes
     """A serialized Callback."""
@@ -244,6 +244,10 @@ class CallbackItem(Struct, array_like=True):
     """A serialized Failure."""
     last_ended_at_ms: int = 0
     next_attempt_at_ms: int = 0
+    update_id: str = ""
+    """Of the update it waits for; "" = for the workflow."""
+    event_id: int = 0
+    """Of the event that completed the update; 0 = none."""
 
 
 class MessageKind(IntEnum):
@@ -260,7 +264,7 @@ class MessageKind(IntEnum):
     CHILD_CLOSED = 5
     """HistoryEvent: the child's closing event, for the parent"""
     CALLBACK = 6
-    """Nothing: the closing event is to be told to the sender's callback number `event_id`"""
+    """Nothing: the sender's callback number `event_id` is to be told what it waits for"""
 
 
 class OutMessage(Struct, array_like=True):
@@ -430,7 +434,7 @@ class RunState(Struct, array_like=True, gc=False):
     pause: Pause | None = None
     """Set while nothing of the run may be handed out."""
     callbacks: list[CallbackItem] | None = None
-    """Whom to tell how the workflow ends; in the last of its runs."""
+    """Whom to tell how the workflow ends, in the last of its runs, or how an update does."""
     standalone: Standalone | None = None
     """Set if it is an activity execution; then it never has a workflow task."""
 

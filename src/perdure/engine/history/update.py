@@ -31,7 +31,7 @@ from typing import Final
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from perdure.api import messages as m
-from perdure.engine.history import events_update, evolve
+from perdure.engine.history import callbacks, events_update, evolve, evolve_nexus, failures
 from perdure.engine.history.recording import append
 from perdure.engine.history.state import Run
 from perdure.engine.history.transition import Transition, UpdateChange, UpdateFate
@@ -130,6 +130,8 @@ def accept(transition: Transition, update_id: str, acceptance: m.Acceptance) -> 
     event_id = state.next_event_id
     append(transition, events_update.update_accepted(event_id, transition.now_ms, update_id, acceptance, request))
     evolve.apply_update_accepted(state, update_id, event_id)
+    if request is not None:
+        evolve_nexus.apply_update(state, request, transition.now_ms)
     tell(transition, UpdateChange(update_id, UpdateFate.ACCEPTED, None, event_id))
 
 
@@ -145,6 +147,8 @@ def complete(transition: Transition, update_id: str, response: m.Response) -> No
         events_update.update_completed(event_id, transition.now_ms, response.meta, accepted_id, response.outcome),
     )
     evolve.apply_update_completed(state, update_id, event_id)
+    if state.callbacks is not None:
+        callbacks.update_completed(transition, update_id, event_id)
     tell(transition, UpdateChange(update_id, UpdateFate.COMPLETED, response.outcome, accepted_id))
 
 
@@ -192,10 +196,7 @@ def close(transition: Transition, *, moves: bool) -> None:
 
 def abandoned() -> m.Outcome:
     """The outcome of an update that was accepted by a run that closed before completing it."""
-    failure = m.Failure(message="the workflow closed before the update completed", source="Server")
-    failure.application_failure_info.type = "AcceptedUpdateCompletedWorkflow"
-    failure.application_failure_info.non_retryable = True
-    return m.Outcome(failure=failure)
+    return m.Outcome(failure=failures.abandoned_update())
 
 
 def _unanswered() -> m.Failure:

@@ -6,7 +6,17 @@ from typing import Final
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
-from perdure.engine.history import events_update, evolve, lifecycle, pausing, update, workflow_task
+from perdure.engine.history import (
+    callbacks,
+    events,
+    events_update,
+    evolve,
+    evolve_nexus,
+    lifecycle,
+    pausing,
+    update,
+    workflow_task,
+)
 from perdure.engine.history.recording import arrival_id, arrive
 from perdure.engine.history.state import Run, UpdateBook, UpdateLive
 from perdure.engine.history.transition import Limits, Transition
@@ -33,7 +43,7 @@ def check(request: m.Request, limits: Limits) -> None:
     lifecycle.check_size(request.input.args.ByteSize(), limits.blob_bytes, "Args")
     lifecycle.check_size(request.input.header.ByteSize(), limits.blob_bytes, "Header")
     if request.completion_callbacks:
-        raise lifecycle.invalid("completion callbacks of updates are not supported; poll the update instead")
+        callbacks.check(None, request.completion_callbacks, limits)
 
 
 def admit(run: Run, request: m.Request, *, limits: Limits, with_start: bool = False, now_ms: int) -> Transition:
@@ -109,3 +119,36 @@ def reapply(transition: Transition, request: m.Request) -> None:
     assert event.event_id, "a run that is being reset has handed out nothing"
     arrive(transition, event)
     evolve.apply_update_admitted(transition.run.state, request.meta.update_id, event.event_id)
+    evolve_nexus.apply_update(transition.run.state, request, transition.now_ms)
+
+
+def attach(run: Run, request: m.Request, *, limits: Limits, now_ms: int) -> Transition:
+    """A request that finds its update under way leaves its callbacks. changed=False if nothing is written.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT; FAILED_PRECONDITION, there are too many.
+    """
+    transition = Transition(run, now_ms, changed=False)
+    state = run.state
+    update_id = request.meta.update_id
+    live = (run.live.updates or {}).get(update_id)
+    known = m.Request.FromString(live.request).completion_callbacks if live is not None else ()
+    there = {callback.SerializeToString(deterministic=True) for callback in known}
+    there.update(item.callback for item in state.callbacks or () if item.update_id == update_id)
+    new = [each for each in request.completion_callbacks if each.SerializeToString(deterministic=True) not in there]
+    if not new:
+        return transition
+    callbacks.check(state, new, limits)
+    if live is not None:
+        asked = m.Request.FromString(live.request)
+        asked.completion_callbacks.extend(new)
+        live.request = asked.SerializeToString()
+        return transition
+    attributes = m.WorkflowExecutionOptionsUpdatedEventAttributes(identity=request.meta.identity)
+    attributes.workflow_update_options.add(
+        update_id=update_id, attached_request_id=request.request_id, attached_completion_callbacks=new
+    )
+    arrive(transition, events.options_updated(arrival_id(run), now_ms, attributes))
+    evolve_nexus.apply_options(state, attributes, now_ms)
+    transition.changed = True
+    return transition

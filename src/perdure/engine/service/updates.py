@@ -68,6 +68,7 @@ class UpdateTopic(ServiceTopic):
         if not ask.meta.update_id:
             ask.meta.update_id = self.shard.ids.new_id()
         history.check_update(ask, self.limits)
+        self.shard.nexus.check_callbacks(ask.completion_callbacks)
         return ask
 
     async def update(
@@ -88,6 +89,8 @@ class UpdateTopic(ServiceTopic):
             RpcError: as `update_workflow_execution`.
         """
         pending = self._pending(slot, ask.meta.update_id)
+        if ask.completion_callbacks:
+            self._attach(slot, ask)
         if pending is None:
             stage = history.update_stage(slot.run, ask.meta.update_id)
             if stage is UpdateStage.NONE:
@@ -97,6 +100,13 @@ class UpdateTopic(ServiceTopic):
             else:
                 pending = self.shard.updates.enter(slot, ask.meta.update_id, stage)
         return await self._follow(slot, pending, wanted, begun_s, timeout_s)
+
+    def _attach(self, slot: Slot, ask: m.Request) -> None:
+        """Leave callbacks in an update that is under way. Raises RpcError INVALID_ARGUMENT, FAILED_PRECONDITION."""
+        stage = history.update_stage(slot.run, ask.meta.update_id)
+        if stage in (UpdateStage.ADMITTED, UpdateStage.ACCEPTED):
+            transition = history.attach_to_update(slot.run, ask, limits=self.limits, now_ms=self.clock.now_ms())
+            self.shard.apply(slot, transition)
 
     def _pending(self, slot: Slot, update_id: str) -> PendingUpdate | None:
         return slot.updates.get(update_id) if slot.updates else None
