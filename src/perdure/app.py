@@ -37,6 +37,7 @@ class WorkerOptions(TypedDict, total=False):
     max_process_activities: int
     graceful_shutdown_timeout: timedelta
     guard: bool
+    deadlock_warning: timedelta
 
 
 class App:

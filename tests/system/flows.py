@@ -21,8 +21,7 @@ HOUR_S = 3600
 
 
 @activity.defn(
-    start_to_close_timeout=timedelta(seconds=30),
-    retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=5),
+    start_to_close_timeout=timedelta(seconds=30), retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1))
 )
 async def reserve(what: str) -> str:
     OUTSIDE.get().note(f"reserve {what}")
@@ -33,7 +32,7 @@ async def reserve(what: str) -> str:
     return f"{what}-1"
 
 
-@activity.defn(start_to_close_timeout=timedelta(seconds=30), retry_policy=RetryPolicy(maximum_attempts=5))
+@activity.defn(start_to_close_timeout=timedelta(seconds=30))
 async def release(reference: str) -> None:
     OUTSIDE.get().note(f"release {reference}")
     if reference == "flight-1" and activity.info().attempt < 2:
@@ -169,7 +168,8 @@ class Patience:
         watch.cancel()
         try:
             await watch
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ActivityError):
+            # The latter if its worker has died, and nobody was left to hear of the cancellation.
             self.told.append("watched")
         return [*self.told, *self.approvals]
 

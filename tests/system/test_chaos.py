@@ -163,8 +163,13 @@ async def counted(life: Life) -> object:
 
 
 async def sorted_mail(life: Life) -> object:
-    """A letter that had to be sent again may have been overtaken."""
+    """A letter that had to be sent again, or whose worker died with it, may have been overtaken."""
     return sorted(cast("list[str]", await twin_stories.STORIES["mailbox"][0](life)))
+
+
+async def sorted_reset(life: Life) -> object:
+    """As `sorted_mail`."""
+    return sorted(cast("list[str]", await twin_stories.STORIES["reset"][0](life)))
 
 
 async def fanned(life: Life) -> object:
@@ -189,6 +194,7 @@ STORIES: dict[str, Told] = {
     **{name: told for name, (told, _) in twin_stories.STORIES.items() if name != "cancelled_activities"},
     **{name: test_families.STORIES[name][0] for name in ("completes", "retried", "hoping", "delayed", "mothered")},
     "mailbox": sorted_mail,
+    "reset": sorted_reset,
     "fanned": fanned,
     "letters": letters,
     "stepped": stepped,
@@ -278,10 +284,6 @@ EXPECTED: list[dict[str, object]] = []
 PUNCTUAL = ("hoping", "mailbox")
 """Stories that come out differently when something takes longer."""
 
-COUNTED = ("patience", "trip")
-"""Stories whose activities have few attempts. One that is handed to another process has begun on disk; if the worker
-there dies with the engine, it has used up an attempt by its timeout."""
-
 
 def chaos(seed: int, *, workers_die: bool = False) -> Lives:
     if not EXPECTED:
@@ -305,13 +307,11 @@ def chaos(seed: int, *, workers_die: bool = False) -> Lives:
         short_way=chance.chance.random() < 0.6,
     )
 
-    left_out = () if lives.in_process or not chance.deadliness else COUNTED
-
     async def story(life: Life) -> dict[str, object]:
         if not workers_die:
-            return await all_of_them(life, left_out)
+            return await all_of_them(life)
         doomed = asyncio.ensure_future(doom(life, chance.chance))
-        results = await all_of_them(life, left_out + PUNCTUAL)
+        results = await all_of_them(life, PUNCTUAL)
         doomed.cancel()
         return results
 

@@ -169,14 +169,15 @@ async def end_of(handle: WorkflowHandle[Any]) -> str:
 async def wards(life: Life) -> dict[str, int]:
     """The status of each ward that there is, once all is quiet; the abandoned one runs until it is let go."""
     found: dict[str, int] = {}
-    for _ in range(60):  # Seconds: what was in the way of a message may have to pass.
+    # What was in the way of a message may have to pass, and an activity whose worker has died waits for its timeout.
+    for second in range(100):
         await life.rest()
         for name in POLICIES:
             with suppress(WorkflowNotFoundError):
                 found[name] = int((await life.client.get_workflow_handle(name).describe()).status or 0)
         if RUNNING not in (found.get("terminated"), found.get("cancelled")):
             break
-        await asyncio.sleep(1)
+        await asyncio.sleep(1 if second < 60 else MINUTE.total_seconds())
     if found["abandoned"] == COMPLETED:
         assert life.is_reborn  # It was let go in an earlier life.
         found["abandoned"] = RUNNING

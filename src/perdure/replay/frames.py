@@ -10,9 +10,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from traceback import StackSummary
+from types import FrameType
 from typing import Any
 
-__all__ = ["Site", "place_of_call", "place_of_wait", "stack_trace", "strip_internal_frames", "waiting_at"]
+__all__ = ["Site", "place_of_call", "place_of_wait", "stack_trace", "strip_internal_frames", "user_stack", "waiting_at"]
 
 MAX_FRAMES = 1000
 
@@ -102,6 +104,17 @@ def place_of_wait(task: Any) -> Any:
     """Where a task waits in the user's code, as `place_of_call` answers it."""
     own = [site for site in suspended_at(task.get_coro()) if not site.is_internal]
     return own[-1].place if own else None
+
+
+def user_stack(innermost: FrameType, outermost: FrameType) -> str:
+    """The user's frames of a running thread between two frames, as a traceback shows them, outermost first."""
+    frames: list[tuple[FrameType, int]] = []
+    frame: FrameType | None = innermost
+    while frame is not None and frame is not outermost and len(frames) < MAX_FRAMES:
+        if not frame.f_code.co_filename.startswith(_INTERNAL_PATHS):
+            frames.append((frame, frame.f_lineno))
+        frame = frame.f_back
+    return "".join(StackSummary.extract(reversed(frames)).format())
 
 
 def strip_internal_frames(error: BaseException) -> None:

@@ -452,6 +452,11 @@ class WorkflowRun:
 
     # Outcomes.
 
+    @property
+    def described(self) -> str:
+        """What to call it in messages."""
+        return self._runtime.describe()
+
     def outcome(self) -> Outcome:
         """What the task came to, after the last page."""
         runtime = self._runtime

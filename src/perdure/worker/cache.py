@@ -93,6 +93,10 @@ class RunCache:
                 self._wake(entry)
         return entry
 
+    def __contains__(self, run: object) -> bool:
+        """Whether a `WorkflowRun` is one of these. Any thread may ask, while the cache's own is inside a run."""
+        return any(entry.run is run for entry in list(self._entries.values()))
+
     def put(self, entry: CachedRun) -> None:
         """Add a run."""
         self._entries[entry.run_id] = entry

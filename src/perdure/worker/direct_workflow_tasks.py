@@ -69,6 +69,8 @@ class DirectWorkflowTaskWorker(WorkflowTaskWorker):
             self.take_message(task.message())
             return
         entry.busy = True
+        if self._watchdog.is_asleep:
+            self._watchdog.wake()
         try:
             run = entry.run
             run.begin_plain(task.workflow_id, task.run_id)

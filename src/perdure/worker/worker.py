@@ -99,6 +99,8 @@ class Worker:
             heartbeat timeout.
         max_heartbeat_throttle_interval: most time between heartbeats that were asked for.
         guard: whether workflow code is kept from calls whose outcome differs from run to run (clock, chance, I/O).
+        deadlock_warning: how long workflow code may run without awaiting before a warning says where it is; zero
+            for never.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Worker:
         default_heartbeat_throttle_interval: timedelta = timedelta(seconds=30),
         max_heartbeat_throttle_interval: timedelta = timedelta(seconds=60),
         guard: bool = True,
+        deadlock_warning: timedelta = timedelta(seconds=2),
     ) -> None:
         """Make a worker; it does nothing until started.
 
@@ -152,6 +155,7 @@ class Worker:
         self._throttles = (default_heartbeat_throttle_interval, max_heartbeat_throttle_interval)
         self._sticky_timeout = sticky_queue_schedule_to_start_timeout
         self._guard: Guard = determinism if guard else NO_GUARD
+        self._deadlock_warning_s = deadlock_warning.total_seconds()
         self._threads: Threads = (
             BorrowedThreads(activity_executor)
             if activity_executor is not None
@@ -198,6 +202,7 @@ class Worker:
                 polls=polls,
                 on_fatal=self._fail,
                 poke_activities=running.poke,
+                deadlock_warning_s=self._deadlock_warning_s,
             )
         if self._activities:
             self._processes = ProcessPool(self._max_processes)

@@ -37,6 +37,7 @@ from perdure.worker.registry import unknown_workflow_message
 from perdure.worker.service_calls import respond, respond_again
 from perdure.worker.slots import Slots
 from perdure.worker.threads import Threads
+from perdure.worker.watchdog import Watchdog
 
 __all__ = ["UNHANDLED", "Task", "WorkflowTaskWorker"]
 
@@ -73,6 +74,7 @@ class WorkflowTaskWorker:
         polls: how to poll.
         on_fatal: told of an error after which polling is pointless.
         poke_activities: told the run id when a run has cancelled activities or closed.
+        deadlock_warning_s: how long workflow code may run without awaiting before a warning; 0 = for ever.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class WorkflowTaskWorker:
         polls: PollSettings,
         on_fatal: Callable[[BaseException], None],
         poke_activities: Callable[[str], None],
+        deadlock_warning_s: float = 0,
     ) -> None:
         self._service = service
         self._raw_service = raw_service
@@ -107,6 +110,7 @@ class WorkflowTaskWorker:
         self._threads = threads
         self._poke_activities = poke_activities
         self.cache = RunCache(max_cached_bytes)
+        self._watchdog = Watchdog(deadlock_warning_s, self.cache.__contains__)
         self._slots = Slots(max_concurrent)
         completed = m.RespondWorkflowTaskCompletedRequest(
             identity=identity, namespace=namespace, return_new_workflow_task=True
@@ -205,6 +209,7 @@ class WorkflowTaskWorker:
             await pool.kill()
         for given in tuple(self._given):
             given.cancel()
+        self._watchdog.stop()
         self.cache.clear()
 
     @property
@@ -231,6 +236,8 @@ class WorkflowTaskWorker:
             begun: the run, which is busy with it, and what the task has come to so far; if it has been activated.
         """
         entry: CachedRun | None = None
+        if self._watchdog.is_asleep:
+            self._watchdog.wake()
         try:
             if begun is not None:
                 entry, outcome = begun
