@@ -31,6 +31,7 @@ COMMANDS = {
     "terminate": "perdure.cli.operate",
     "reset": "perdure.cli.operate",
     "delete": "perdure.cli.operate",
+    "schedule": "perdure.cli.schedules",
     "server": "perdure.cli.server",
 }
 """Where each command is: the module's `app` holds it, or is it."""
