@@ -1,4 +1,5 @@
-"""Every test in process, over gRPC, and over the socket of a shared file; those that take a `driver`, over each store.
+"""Every test in process, over gRPC (a call each, and frames), and over the socket of a shared file; those that take a
+`driver`, over each store.
 
 A test that cannot be asked over a wire says why: ``@pytest.mark.in_process("…")``.
 """
@@ -16,7 +17,8 @@ from tests.service import support
 from tests.service.support import Driver
 from tests.service.wires import IN_PROCESS, WIRES
 
-STORES_AND_WIRES = [("memory", IN_PROCESS), ("sqlite", IN_PROCESS), ("memory", "grpc"), ("sqlite", "socket")]
+STORES_AND_WIRES = [("memory", IN_PROCESS), ("sqlite", IN_PROCESS), ("memory", "grpc"), ("memory", "frames")]
+STORES_AND_WIRES += [("sqlite", "socket")]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

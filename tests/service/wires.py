@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from perdure.api import messages as m
 from perdure.api.rpcs import RPCS, Rpc
 from perdure.engine.service import EngineService
 from perdure.server import Server
@@ -24,7 +25,8 @@ from perdure.transport import GrpcChannel, ServerOptions, SocketChannel, SocketS
 __all__ = ["IN_PROCESS", "WIRES", "Traffic", "Wire"]
 
 IN_PROCESS = "in_process"
-WIRES = [IN_PROCESS, "grpc", "socket"]
+WIRES = [IN_PROCESS, "grpc", "frames", "socket"]
+"""A call each over gRPC, frames on one gRPC stream, frames over a Unix socket."""
 
 
 class Traffic:
@@ -129,7 +131,7 @@ class Wire:
     """Both ends of a wire to an engine's service.
 
     Args:
-        kind: "grpc" or "socket".
+        kind: "grpc", "frames" or "socket".
         served: what answers at the far end.
     """
 
@@ -143,11 +145,13 @@ class Wire:
 
     async def open(self) -> EngineService:
         """The service at the near end, typed as what it stands for."""
-        if self._kind == "grpc":
+        if self._kind != "socket":
             engine = _Overlaid(self._service.engine, {"service": self._served})
             server = Server(cast(Any, engine), address="127.0.0.1:0")
             await server.start()
-            channel: Any = GrpcChannel(server.address, ServerOptions())
+            channel: Any = GrpcChannel(server.address, ServerOptions(), frames=self._kind == "frames")
+            while channel.exchange is not None and channel.exchange.calls is None:
+                await service_of(channel.bind).get_system_info(m.GetSystemInfoRequest())
             self._closers = [channel.close, functools.partial(server.stop, 0)]
         else:
             path = str(Path(self._folder.name) / "sock")

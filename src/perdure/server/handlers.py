@@ -5,15 +5,19 @@ gRPC hands over the bytes of a request as they are, because a request that can't
 told how long its caller waits. A refusal becomes a gRPC status; any other exception is a defect: it is logged with its
 traceback and answered with INTERNAL, which says nothing of its insides.
 
+Perdure's own clients send the same calls as frames on a stream (`perdure.server.exchange`), where the same functions
+answer them: `Answering.answered` knows nothing of what brought the bytes.
+
 With API keys a caller is recognised by his headers before his request is received, and each key has handlers of its
 own, which check what the request speaks of against what the key is for. Without keys none of that costs anything.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeAlias
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import grpc
 import grpc.aio
@@ -24,10 +28,12 @@ from perdure.api.rpcs import RPCS, Rpc
 from perdure.engine.service.table import is_served, refusal
 from perdure.server.access import authorise
 from perdure.server.admission import Admission
+from perdure.server.exchange import Exchange
 from perdure.server.keys import ApiKey, ApiKeys
 from perdure.server.status import status_of
+from perdure.transport.exchange import FRAMES_PATH
 
-__all__ = ["MESSAGE_BYTES", "Context", "Handler", "Handlers", "refuse"]
+__all__ = ["MESSAGE_BYTES", "Answering", "Context", "Handler", "Handlers", "refuse"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +44,13 @@ PEEKED_BYTES = 64 * 1024
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+class _Methods(NamedTuple):
+    """What may be called: by name, and by path with what is no call of the API."""
+
+    calls: Mapping[str, Answering]
+    by_path: Mapping[str, Handler]
 
 
 class Handlers(grpc.GenericRpcHandler):
@@ -65,40 +78,70 @@ class Handlers(grpc.GenericRpcHandler):
         self.in_flight = 0
         """Those that have not been answered yet."""
         self.admission = Admission()
+        self.exchanges: set[Exchange] = set()
+        """Streams of frames that are open."""
         self.keys = keys
         self._service = service
         self._others = others or {}
         self._public = public
-        self._by_path: dict[str, Handler] = {rpc.path: self._handler(rpc, None) for rpc in RPCS.values()} | self._others
-        self._by_key: dict[ApiKey, dict[str, Handler]] = {}
+        self._of_all = self._methods(None)
+        self._of_key: dict[ApiKey, _Methods] = {}
 
-    def _handler(self, rpc: Rpc, key: ApiKey | None) -> Handler:
-        if not is_served(rpc):
-            return grpc.unary_unary_rpc_method_handler(_Refusal(refusal(rpc)).answer)
-        return grpc.unary_unary_rpc_method_handler(_Call(self, self._service, rpc, key).answer)
+    def _methods(self, key: ApiKey | None) -> _Methods:
+        """What may be called, with a key or without."""
+        calls: dict[str, Answering] = {}
+        for rpc in RPCS.values():
+            calls[rpc.name] = _Call(self, self._service, rpc, key) if is_served(rpc) else _Refusal(refusal(rpc))
+        by_path: dict[str, Handler] = {
+            rpc.path: grpc.unary_unary_rpc_method_handler(calls[rpc.name].answer) for rpc in RPCS.values()
+        }
+        return _Methods(calls, by_path | self._others)
+
+    def begin(self) -> None:
+        """A call has come; `in_flight` is one less when it has been answered."""
+        self.taken += 1
+        self.in_flight += 1
+
+    def calls_of(self, authorization: str) -> tuple[str, Mapping[str, Answering]]:
+        """A caller's id, empty if he has none, and what he may call, by the names of the RPCs.
+
+        Raises:
+            RpcError: UNAUTHENTICATED.
+        """
+        if self.keys is None:
+            return "", self._of_all.calls
+        key = self.keys.find(authorization)
+        return key.id, self._methods_of(key).calls
+
+    def _methods_of(self, key: ApiKey) -> _Methods:
+        methods = self._of_key.get(key)
+        if methods is None:
+            methods = self._of_key[key] = self._methods(key)
+        return methods
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
         """The handler of a call; None when no such method exists, which gRPC answers with UNIMPLEMENTED."""
         path = handler_call_details.method
-        if self.keys is None or path in self._public:
-            return self._by_path.get(path)
-        try:
-            key = self.keys.find(_authorization(handler_call_details))
-        except RpcError as error:
-            # A handler for a stream: it answers before a request has been received.
-            return grpc.stream_unary_rpc_method_handler(_Refusal(error).answer)
-        if path in self._others:
-            return self._others[path]
-        of_key = self._by_key.get(key)
-        if of_key is None:
-            of_key = self._by_key[key] = {rpc.path: self._handler(rpc, key) for rpc in RPCS.values()}
-        return of_key.get(path)
+        methods = self._of_all
+        if self.keys is not None and path not in self._public:
+            try:
+                methods = self._methods_of(self.keys.find(_authorization(handler_call_details)))
+            except RpcError as error:
+                # A handler for a stream: it answers before a request has been received.
+                return grpc.stream_unary_rpc_method_handler(_Refusal(error).answer)
+        if path == FRAMES_PATH:
+            return grpc.stream_stream_rpc_method_handler(Exchange(self, _authorization(handler_call_details)).answer)
+        return methods.by_path.get(path)
+
+    async def end_exchanges(self) -> None:
+        """Let the streams of frames end, with what has been answered."""
+        await asyncio.gather(*(exchange.end() for exchange in tuple(self.exchanges)))
 
     def change_keys(self, keys: ApiKeys) -> None:
         """Accept these keys from now on."""
         assert self.keys is not None, "a server begins with keys or has none"
         self.keys = keys
-        self._by_key.clear()
+        self._of_key.clear()
 
 
 def _authorization(details: grpc.HandlerCallDetails) -> str:
@@ -108,14 +151,37 @@ def _authorization(details: grpc.HandlerCallDetails) -> str:
     return ""
 
 
+class Answering(Protocol):
+    """What answers the calls of one method."""
+
+    async def answer(self, data: bytes, context: Context) -> bytes:
+        """Answer a call that gRPC brought."""
+        ...
+
+    async def answered(self, data: bytes, timeout_s: float | None) -> bytes:
+        """The response to a call that has been let in, however it came.
+
+        Args:
+            data: its request.
+            timeout_s: how long its caller waits; None = as long as it takes.
+
+        Raises:
+            RpcError: the refusal.
+        """
+        ...
+
+
 class _Refusal:
     """A call that is refused whatever it says."""
 
     def __init__(self, error: RpcError) -> None:
         self._error = error
 
-    async def answer(self, _request: bytes | AsyncIterator[bytes], context: Context) -> bytes:
+    async def answer(self, data: bytes | AsyncIterator[bytes], context: Context) -> bytes:
         return await refuse(context, self._error)
+
+    async def answered(self, data: bytes, timeout_s: float | None) -> bytes:
+        raise self._error.with_traceback(None)
 
 
 class _Call:
@@ -136,35 +202,39 @@ class _Call:
 
     async def answer(self, data: bytes, context: Context) -> bytes:
         handlers = self._handlers
-        handlers.taken += 1
-        handlers.in_flight += 1
+        handlers.begin()
         try:
-            if handlers.stopping:
-                raise RpcError(StatusCode.UNAVAILABLE, "the server is stopping; ask again")
             if not handlers.admission.enter_nowait():
                 client = context.peer() if self._key is None else self._key.id
                 await handlers.admission.wait(client, len(data))
-            if len(data) > PEEKED_BYTES:
-                self._check_large(data)
-            try:
-                request = self._parse(data)
-            except DecodeError as error:
-                raise RpcError(
-                    StatusCode.INVALID_ARGUMENT, f"the bytes are not a {self._rpc.request.DESCRIPTOR.name}: {error}"
-                ) from error
-            if self._key is not None:
-                authorise(self._key, self._rpc, request)
-            if self._waits:
-                response = await self._function(request, timeout_s=context.time_remaining())
-            else:
-                response = await self._function(request)
+            return await self.answered(data, context.time_remaining() if self._waits else None)
         except RpcError as error:
             return await refuse(context, error)
-        except Exception:
-            logger.exception("%s failed", self._rpc.name)
-            return await refuse(context, _defect(self._rpc))
         finally:
             handlers.in_flight -= 1
+
+    async def answered(self, data: bytes, timeout_s: float | None) -> bytes:
+        if self._handlers.stopping:
+            raise RpcError(StatusCode.UNAVAILABLE, "the server is stopping; ask again")
+        if len(data) > PEEKED_BYTES:
+            self._check_large(data)
+        try:
+            request = self._parse(data)
+        except DecodeError as error:
+            name = self._rpc.request.DESCRIPTOR.name
+            raise RpcError(StatusCode.INVALID_ARGUMENT, f"the bytes are not a {name}: {error}") from error
+        if self._key is not None:
+            authorise(self._key, self._rpc, request)
+        try:
+            if self._waits:
+                response = await self._function(request, timeout_s=timeout_s)
+            else:
+                response = await self._function(request)
+        except RpcError:
+            raise
+        except Exception as error:
+            logger.exception("%s failed", self._rpc.name)
+            raise _defect(self._rpc) from error
         return response.SerializeToString()
 
     def _check_large(self, data: bytes) -> None:

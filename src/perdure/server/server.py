@@ -175,6 +175,7 @@ class Server:
         self._health.stop()
         self.engine.release_polls()
         await _wait_quiet(self._handlers, grace_s)
+        await self._handlers.end_exchanges()
         await asyncio.gather(*(lane.stop(LAST_WORDS_S) for lane in lanes))
 
     async def __aenter__(self) -> Server:

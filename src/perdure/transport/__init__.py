@@ -2,9 +2,10 @@
 
 Two kinds of wire carry the same calls, made from the one table of RPCs (`perdure.api.rpcs`):
 
-- gRPC, to a server: `GrpcChannel`. It is what Temporal servers speak, ours included.
+- gRPC, to a server: `GrpcChannel`. It is what Temporal servers speak, ours included; to ours, calls go as frames on one
+  stream of gRPC (`exchange`).
 - A Unix socket beside a database file, between processes that share it: `SocketChannel` and `SocketServer`, which
-  exchange the frames of `frames`. A call costs them a few microseconds where gRPC takes two hundred.
+  exchange the frames of `frames`. A call costs them a few microseconds where one of gRPC takes two hundred.
 
 `service_of` makes a `WorkflowService` of a channel. A channel makes each call once and answers with the response or
 raises `RpcError`; repeating is its callers' business. This package depends on `perdure.api` alone.

@@ -1,4 +1,5 @@
-"""The frames that processes sharing a database file exchange over its socket. Pure: bytes in, frames out.
+"""The frames in which Perdure's processes exchange calls: over the socket beside a database file, and with a server
+over a stream of gRPC. Pure: bytes in, frames out.
 
 A frame is its head (the length of its content, the number of the call it belongs to, its kind) and its content. Calls
 are numbered by who makes them; their answers come in any order.
@@ -135,9 +136,14 @@ def read_greeting(received: Frame) -> dict[str, Any]:
 
 
 class FrameReader:
-    """Cuts a stream of bytes into frames."""
+    """Cuts a stream of bytes into frames.
 
-    def __init__(self) -> None:
+    Args:
+        max_bytes: longest content of a frame.
+    """
+
+    def __init__(self, max_bytes: int = MAX_CONTENT_BYTES) -> None:
+        self._max_bytes = max_bytes
         self._parts: list[bytes] = []
         self._held = 0
         self._wanted = _HEAD.size
@@ -160,8 +166,8 @@ class FrameReader:
         self._wanted = _HEAD.size
         while end - at >= _HEAD.size:
             length, number, kind = _HEAD.unpack_from(data, at)
-            if length > MAX_CONTENT_BYTES:
-                raise FrameError(f"a frame of {length} bytes is longer than {MAX_CONTENT_BYTES}")
+            if length > self._max_bytes:
+                raise FrameError(f"a frame of {length} bytes is longer than {self._max_bytes}")
             ends = at + _HEAD.size + length
             if ends > end:
                 self._wanted = _HEAD.size + length

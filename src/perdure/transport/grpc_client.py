@@ -4,6 +4,9 @@ A call is made once: what to repeat, and how often, its caller knows (`perdure.c
 `perdure.worker.service_calls`). gRPC itself connects again, with growing waits of a second at most, when a connection
 has ended.
 
+A server of ours offers a stream of frames besides, which is where calls go while it is open: see
+`perdure.transport.exchange`.
+
 Calls carry what Temporal's clients send: who is calling, the API key, the namespace they are about. A refusal becomes
 an `RpcError` with the details of ``grpc-status-details-bin``. A poll whose deadline has passed has found nothing, and
 answers so.
@@ -21,6 +24,7 @@ from google.protobuf.message import DecodeError, Message
 
 from perdure.api import EngineStoppedError, RpcError, StatusCode
 from perdure.api.rpcs import Rpc
+from perdure.transport.exchange import FRAMED_BYTES, Exchange
 from perdure.transport.options import ServerOptions, TLSConfig
 from perdure.transport.remote import Call
 from perdure.transport.statuses import code_of, error_of_status
@@ -52,9 +56,12 @@ class GrpcChannel:
         address: ``host:port``.
         options: TLS, keys and the like.
         secure: what the address's scheme says about TLS; None when it has none.
+        frames: whether to use the stream of frames of servers that have one.
     """
 
-    def __init__(self, address: str, options: ServerOptions, *, secure: bool | None = None) -> None:
+    def __init__(
+        self, address: str, options: ServerOptions, *, secure: bool | None = None, frames: bool = True
+    ) -> None:
         self.address = address
         self._closed = False
         self._metadata: dict[str, tuple[tuple[str, str | bytes], ...]] = {}
@@ -69,24 +76,35 @@ class GrpcChannel:
         else:
             credentials = grpc.ssl_channel_credentials(tls.server_root_ca_cert, tls.client_private_key, tls.client_cert)
             self._channel = grpc.aio.secure_channel(address, credentials, options=settings)
+        self.exchange = Exchange(self._channel, self._common, self._lost_error) if frames else None
 
     async def close(self) -> None:
         """End the connection; calls in flight end with UNAVAILABLE. Harmless to repeat."""
         self._closed = True
+        if self.exchange is not None:
+            await self.exchange.close()
         await self._channel.close()
 
     def bind(self, rpc: Rpc) -> Call:
         """The call of one RPC; see `perdure.transport.remote.Channel`."""
         # Bytes both ways: a message that cannot be read is refused here, where the error has a name.
         send = cast(Any, self._channel.unary_unary(rpc.path))
-        parse = rpc.response.FromString
         named = "namespace" in rpc.request.DESCRIPTOR.fields_by_name
         has_wait = "wait_new_event" in rpc.request.DESCRIPTOR.fields_by_name
 
+        name = rpc.name.encode()
+        exchange = self.exchange
+
         async def call(request: Any, timeout_s: float = CALL_S) -> Message:
+            data: bytes = request.SerializeToString()
+            if exchange is not None and len(data) <= FRAMED_BYTES and not self._closed:
+                if exchange.calls is not None:
+                    answer = await exchange.calls.call(name, data, timeout_s, timeout_s)
+                    return self._parsed(rpc, answer)
+                exchange.open_nowait()
             metadata = self._metadata_of(request.namespace if named else "")
             try:
-                data = await send(request.SerializeToString(), timeout=timeout_s, metadata=metadata)
+                answer = await send(data, timeout=timeout_s, metadata=metadata)
             except grpc.aio.AioRpcError as error:
                 raise self._refusal(error) from None
             except grpc.aio.UsageError as error:
@@ -96,11 +114,7 @@ class GrpcChannel:
                 if self._closed and me is not None and not me.cancelling():
                     raise self._closed_error() from None
                 raise
-            try:
-                return parse(data)
-            except DecodeError as error:
-                name = rpc.response.DESCRIPTOR.name
-                raise RpcError(StatusCode.INTERNAL, f"{self.address} answered with what is no {name}") from error
+            return self._parsed(rpc, answer)
 
         async def poll(request: Any, *, timeout_s: float | None = None) -> Message:
             if timeout_s is None:
@@ -113,6 +127,13 @@ class GrpcChannel:
                 raise
 
         return poll if rpc.is_long_poll else call
+
+    def _parsed(self, rpc: Rpc, data: bytes) -> Message:
+        try:
+            return rpc.response.FromString(data)
+        except DecodeError as error:
+            name = rpc.response.DESCRIPTOR.name
+            raise RpcError(StatusCode.INTERNAL, f"{self.address} answered with what is no {name}") from error
 
     def _metadata_of(self, namespace: str) -> tuple[tuple[str, str | bytes], ...]:
         found = self._metadata.get(namespace)
@@ -135,6 +156,12 @@ class GrpcChannel:
             # Nobody here has cancelled it, so the server is going away.
             return RpcError(StatusCode.UNAVAILABLE, f"the server at {self.address} ended the call; it may be stopping")
         return RpcError(code, message)
+
+    def _lost_error(self) -> RpcError:
+        if self._closed:
+            return self._closed_error()
+        message = f"the connection to the server at {self.address} ended with the call in flight; call again"
+        return RpcError(StatusCode.UNAVAILABLE, message)
 
     def _closed_error(self) -> RpcError:
         return ChannelClosedError(self.address)

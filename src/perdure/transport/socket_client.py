@@ -1,7 +1,7 @@
 """The client's end of a database's socket: calls as frames over one connection.
 
-Calls in flight are futures by number. What is written during one turn of the event loop leaves in one piece. When the
-connection ends, every call in flight ends with `LineLostError`: what became of it is unknown.
+What is written during one turn of the event loop leaves in one piece. When the connection ends, every call in flight
+(`perdure.transport.frame_calls`) ends with `LineLostError`: what became of it is unknown.
 """
 
 from __future__ import annotations
@@ -11,23 +11,13 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from perdure.api import RpcError, StatusCode
 from perdure.api.rpcs import Rpc
 from perdure.transport import sockets
-from perdure.transport.frames import (
-    MAX_CONTENT_BYTES,
-    Frame,
-    FrameError,
-    FrameReader,
-    Kind,
-    call,
-    frame,
-    greeting,
-    read_greeting,
-)
-from perdure.transport.statuses import error_of_status
+from perdure.transport.frame_calls import NO_DEADLINE, FrameCalls, parsed
+from perdure.transport.frames import MAX_CONTENT_BYTES, Frame, FrameError, FrameReader, greeting, read_greeting
 
 __all__ = ["LineLostError", "SocketChannel"]
 
@@ -35,7 +25,6 @@ _logger = logging.getLogger("perdure.transport")
 
 _GREETING_S: Final = 5.0
 """How long the owner may take to greet: it may be replaying or blocked, but a process that hangs is no owner."""
-_SWEEP_S: Final = 1.0
 _CALL_S: Final = 30.0
 """How long a call that is no long poll may take."""
 
@@ -59,10 +48,8 @@ class SocketChannel(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader()
-        self._calls: dict[int, tuple[asyncio.Future[bytes], float]] = {}
-        self._last_number = 0
+        self._calls = FrameCalls(self._send, LineLostError, f"no answer within {_CALL_S:g} s: the owner is busy")
         self._out: list[bytes] = []
-        self._sweep: asyncio.TimerHandle | None = None
         self._greeted: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self.lost: asyncio.Future[None] = self._loop.create_future()
         self.about: dict[str, Any] = {}
@@ -105,32 +92,12 @@ class SocketChannel(asyncio.Protocol):
         response = rpc.response
 
         async def unary(request: Message) -> Message:
-            return _parsed(response, await self._call(name, request, None, self._loop.time() + _CALL_S))
+            return parsed(response, await self._calls.call(name, _serialized(request), None, _CALL_S))
 
         async def poll(request: Message, *, timeout_s: float | None = None) -> Message:
-            return _parsed(response, await self._call(name, request, timeout_s, float("inf")))
+            return parsed(response, await self._calls.call(name, _serialized(request), timeout_s, NO_DEADLINE))
 
         return poll if rpc.is_long_poll else unary
-
-    async def _call(self, method: bytes, request: Message, timeout_s: float | None, until: float) -> bytes:
-        """Raises RpcError: the refusal; LineLostError."""
-        if self._transport is None or self.lost.done():
-            raise LineLostError
-        data = request.SerializeToString()
-        if len(data) > MAX_CONTENT_BYTES - 1024:
-            raise RpcError(StatusCode.RESOURCE_EXHAUSTED, f"the request of {len(data)} bytes is too large to be sent")
-        self._last_number = number = (self._last_number + 1) & 0xFFFF_FFFF
-        answer: asyncio.Future[bytes] = self._loop.create_future()
-        self._calls[number] = (answer, until)
-        if self._sweep is None and until != float("inf"):
-            self._sweep = self._loop.call_later(_SWEEP_S, self._end_late_calls)
-        self._send(call(number, method, data, timeout_s))
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            if self._calls.pop(number, None) is not None and not self.lost.done():
-                self._send(frame(Kind.CANCEL, number))
-            raise
 
     def _send(self, data: bytes) -> None:
         if not self._out:
@@ -141,24 +108,6 @@ class SocketChannel(asyncio.Protocol):
         out, self._out = self._out, []
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(b"".join(out))
-
-    def _end_late_calls(self) -> None:
-        """Calls that have waited for too long; the timer rests when none is waiting."""
-        self._sweep = None
-        now = self._loop.time()
-        waiting = False
-        for number, (answer, until) in tuple(self._calls.items()):
-            if until <= now:
-                del self._calls[number]
-                self._send(frame(Kind.CANCEL, number))
-                if not answer.done():
-                    answer.set_exception(
-                        RpcError(StatusCode.DEADLINE_EXCEEDED, f"no answer within {_CALL_S:g} s: the owner is busy")
-                    )
-            else:
-                waiting = waiting or until != float("inf")
-        if waiting:
-            self._sweep = self._loop.call_later(_SWEEP_S, self._end_late_calls)
 
     # -- the connection --------------------------------------------------------------------------------------------
 
@@ -182,34 +131,19 @@ class SocketChannel(asyncio.Protocol):
         if not self._greeted.done():
             self._greeted.set_result(read_greeting(received))
             return
-        found = self._calls.pop(received.call, None)
-        if found is None or found[0].done():
-            return  # Its caller has gone.
-        if received.kind == Kind.ANSWER:
-            found[0].set_result(received.content)
-        elif received.kind == Kind.REFUSAL:
-            found[0].set_exception(error_of_status(received.content))
-        elif received.kind == Kind.GONE:
-            found[0].set_exception(LineLostError())
-        else:
-            raise FrameError(f"a frame of kind {received.kind}")
+        self._calls.take(received)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        if self._sweep is not None:
-            self._sweep.cancel()
-        calls, self._calls = self._calls, {}
         if not self.lost.done():
             self.lost.set_result(None)
         if not self._greeted.done():
             self._greeted.set_exception(ConnectionResetError("the owner of the database went away"))
-        for answer, _ in calls.values():
-            if not answer.done():
-                answer.set_exception(LineLostError())
+        self._calls.lose()
 
 
-def _parsed(kind: type[Message], data: bytes) -> Message:
-    try:
-        return kind.FromString(data)
-    except DecodeError as error:
-        raise RpcError(StatusCode.INTERNAL, f"the answer cannot be read as {kind.DESCRIPTOR.name}") from error
+def _serialized(request: Message) -> bytes:
+    data = request.SerializeToString()
+    if len(data) > MAX_CONTENT_BYTES - 1024:
+        raise RpcError(StatusCode.RESOURCE_EXHAUSTED, f"the request of {len(data)} bytes is too large to be sent")
+    return data

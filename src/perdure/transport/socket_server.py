@@ -1,8 +1,8 @@
 """The owner's end of a database's socket: calls of other processes, answered by a `WorkflowService`.
 
-Each call runs in a task of its own, at most `MAX_CALLS` of a connection at once; further ones are refused. A client
-that does not take its answers is not read from until it does. Calls that end because the engine is being stopped are
-told so: their connection ends soon, and whoever asked then asks the next owner.
+`perdure.transport.frame_answers` keeps the calls in flight. A client that does not take its answers is not read from
+until it does. Calls that end because the engine is being stopped are told so: their connection ends soon, and whoever
+asked then asks the next owner.
 
 `stop_listening` belongs before the database's lock is given back, `close` after: a client takes the end of its
 connection for the news that the database is free.
@@ -14,23 +14,20 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any, Final, NamedTuple
 
 from google.protobuf.message import DecodeError, Message
 
-from perdure.api import EngineStoppedError, RpcError, StatusCode, WorkflowService
+from perdure.api import RpcError, StatusCode, WorkflowService
 from perdure.api.rpcs import RPCS, Rpc
 from perdure.transport import sockets
-from perdure.transport.frames import Call, Frame, FrameError, FrameReader, Kind, frame, greeting, read_greeting
-from perdure.transport.statuses import status_of_error
+from perdure.transport.frame_answers import FrameAnswers
+from perdure.transport.frames import Call, FrameError, FrameReader, greeting, read_greeting
 
-__all__ = ["MAX_CALLS", "SocketServer"]
+__all__ = ["SocketServer"]
 
 _logger = logging.getLogger("perdure.transport")
 
-MAX_CALLS: Final = 10_000
-"""Calls in flight of one connection."""
 _LAST_TURNS: Final = 3
 """Turns of the event loop from an engine's answer to its frame."""
 
@@ -53,11 +50,11 @@ class SocketServer:
     def __init__(self, path: str, service: WorkflowService, about: dict[str, Any]) -> None:
         self.path = path
         self.greeting = greeting(**about)
-        self.methods: dict[str, _Method] = {}
+        self._methods: dict[str, _Method] = {}
         for rpc in RPCS.values():
             function = getattr(service, rpc.method, None)
             if function is not None:
-                self.methods[rpc.name] = _Method(rpc, rpc.request.FromString, function)
+                self._methods[rpc.name] = _Method(rpc, rpc.request.FromString, function)
         self.connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None
         self._listening: socket.socket | None = None
@@ -71,6 +68,28 @@ class SocketServer:
         self._listening = sockets.listen(self.path)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(lambda: _Connection(self), sock=self._listening)
+
+    async def answer(self, call: Call) -> bytes:
+        """A call's response. Raises RpcError."""
+        method = self._methods.get(call.method)
+        if method is None:
+            raise RpcError(StatusCode.UNIMPLEMENTED, f"{call.method} is not served here")
+        try:
+            request = method.parse(call.request)
+            if method.rpc.is_long_poll:
+                response = await method.function(request, timeout_s=call.timeout_s)
+            else:
+                response = await method.function(request)
+        except RpcError:
+            raise
+        except DecodeError as error:
+            name = method.rpc.request.DESCRIPTOR.name
+            raise RpcError(StatusCode.INVALID_ARGUMENT, f"the bytes are no {name}: {error}") from error
+        except Exception as error:
+            name = method.rpc.name
+            _logger.exception("%s failed", name)
+            raise RpcError(StatusCode.INTERNAL, f"{name} failed; the owner's log says why") from error
+        return response.SerializeToString()
 
     def stop_listening(self) -> None:
         """Take no more connections; those there are stay. Harmless to repeat, or before start."""
@@ -107,7 +126,7 @@ class _Connection(asyncio.Protocol):
         self._reader = FrameReader()
         self._greeted = False
         self._ended_for_children: Callable[[], None] | None = None
-        self._calls: dict[int, asyncio.Task[None]] = {}
+        self._answers = FrameAnswers(server.answer, self._send)
         self._out: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -122,8 +141,7 @@ class _Connection(asyncio.Protocol):
         self._server.connections.discard(self)
         if self._ended_for_children is not None:
             self._ended_for_children()
-        for answering in tuple(self._calls.values()):
-            answering.cancel()
+        self._answers.cancel()
 
     def close(self) -> None:
         """Write what there is to write, and end."""
@@ -147,64 +165,15 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for received in self._reader.feed(data):
-                self._take(received)
+                if self._greeted:
+                    self._answers.take(received)
+                else:
+                    read_greeting(received)
+                    self._greeted = True
         except FrameError as error:
             _logger.warning("a process at %s was sent away: %s", self._server.path, error)
             if self._transport is not None:
                 self._transport.abort()
-
-    def _take(self, received: Frame) -> None:
-        if not self._greeted:
-            read_greeting(received)
-            self._greeted = True
-        elif received.kind == Kind.CALL:
-            self._begin(received.call, Call.of(received.content))
-        elif received.kind == Kind.CANCEL:
-            answering = self._calls.get(received.call)
-            if answering is not None:
-                answering.cancel()
-        else:
-            raise FrameError(f"a frame of kind {received.kind}")
-
-    def _begin(self, number: int, call: Call) -> None:
-        if number in self._calls:
-            raise FrameError(f"call {number} is in flight already")
-        method = self._server.methods.get(call.method)
-        if method is None:
-            self._refuse(number, RpcError(StatusCode.UNIMPLEMENTED, f"{call.method} is not served here"))
-        elif len(self._calls) >= MAX_CALLS:
-            self._refuse(number, RpcError(StatusCode.RESOURCE_EXHAUSTED, f"{MAX_CALLS} calls are in flight; wait"))
-        else:
-            # Named, and made directly: the loop's own way counts names and formats them.
-            answering = asyncio.Task(self._answer(number, method, call), loop=self._loop, name="perdure-call")
-            self._calls[number] = answering
-            answering.add_done_callback(partial(self._ended, number))
-
-    def _ended(self, number: int, answering: asyncio.Task[None]) -> None:
-        self._calls.pop(number, None)
-
-    async def _answer(self, number: int, method: _Method, call: Call) -> None:
-        try:
-            request = method.parse(call.request)
-            if method.rpc.is_long_poll:
-                response = await method.function(request, timeout_s=call.timeout_s)
-            else:
-                response = await method.function(request)
-        except EngineStoppedError:
-            self._send(frame(Kind.GONE, number))
-        except RpcError as error:
-            self._refuse(number, error)
-        except DecodeError as error:
-            name = method.rpc.request.DESCRIPTOR.name
-            self._refuse(number, RpcError(StatusCode.INVALID_ARGUMENT, f"the bytes are no {name}: {error}"))
-        except Exception:
-            _logger.exception("%s failed", method.rpc.name)
-            self._refuse(number, RpcError(StatusCode.INTERNAL, f"{method.rpc.name} failed; the owner's log says why"))
-        else:
-            self._send(frame(Kind.ANSWER, number, response.SerializeToString()))
-
-    def _refuse(self, number: int, error: RpcError) -> None:
-        self._send(frame(Kind.REFUSAL, number, status_of_error(error)))
 
     def _send(self, data: bytes) -> None:
         if not self._out:

@@ -23,6 +23,7 @@ from perdure.server import Server
 from perdure.server.keys import ApiKeys, Role, make_key
 from perdure.server.listening import Tls
 from perdure.transport import GrpcChannel, ServerOptions, grpc_client, service_of
+from perdure.transport.exchange import FRAMES_PATH
 from tests.ports import free_port
 
 
@@ -35,13 +36,16 @@ async def engine() -> AsyncIterator[Engine]:
 
 
 class Recorder(grpc.GenericRpcHandler):
-    """A server that keeps what calls carry and answers as it is told."""
+    """A server that keeps what calls carry and answers as it is told. It has no stream of frames, as Temporal's."""
 
     def __init__(self) -> None:
         self.metadata: dict[str, Any] = {}
         self.answer: Callable[[Any], Any] | None = None
 
     def service(self, handler_call_details: Any) -> Any:
+        if handler_call_details.method == FRAMES_PATH:
+            return None
+
         async def take(data: bytes, context: Any) -> bytes:
             self.metadata = dict(context.invocation_metadata())
             return await self.answer(context) if self.answer is not None else b""

@@ -19,10 +19,10 @@ from perdure.transport import (
     LineLostError,
     SocketChannel,
     SocketServer,
+    frame_answers,
     frames,
     service_of,
     socket_client,
-    socket_server,
 )
 from perdure.transport.frames import FrameError, Kind
 
@@ -122,21 +122,11 @@ async def test_refusals(both: Both, caplog: pytest.LogCaptureFixture) -> None:
     assert isinstance(
         await refusal(service.signal_workflow_execution(m.SignalWorkflowExecutionRequest())), LineLostError
     )
-    refused = await refusal(both.channel._call(b"StartWorkflowExecution", _Bytes(b"\xff"), None, float("inf")))
+    refused = await refusal(both.channel._calls.call(b"StartWorkflowExecution", b"\xff", None, 9.0))
     assert refused.code is StatusCode.INVALID_ARGUMENT
     too_large = m.StartWorkflowExecutionRequest(workflow_id="x" * frames.MAX_CONTENT_BYTES)
     assert (await refusal(service.start_workflow_execution(too_large))).code is StatusCode.RESOURCE_EXHAUSTED
     both.channel.close()
-
-
-class _Bytes:
-    """What is no message, sent as one."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def SerializeToString(self) -> bytes:
-        return self.data
 
 
 async def test_a_cancelled_call_is_cancelled_at_the_far_end(both: Both) -> None:
@@ -170,7 +160,6 @@ async def test_calls_in_flight_when_the_connection_ends(both: Both, how: str) ->
 
 
 async def test_a_call_without_an_answer_ends_in_time(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket_client, "_SWEEP_S", 0.01)
     monkeypatch.setattr(socket_client, "_CALL_S", 0.02)
     service = await both.connect()
     poll = asyncio.ensure_future(service.poll_workflow_task_queue(m.PollWorkflowTaskQueueRequest()))
@@ -179,12 +168,12 @@ async def test_a_call_without_an_answer_ends_in_time(both: Both, monkeypatch: py
     assert not poll.done(), "a poll waits as long as it takes"
     both.fake.open.set()
     await poll
-    assert both.channel._sweep is None, "nothing is watched when nothing can be late"
+    assert not both.channel._calls.is_watching, "nothing is watched when nothing can be late"
     both.channel.close()
 
 
 async def test_a_client_that_asks_too_much_is_refused(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket_server, "MAX_CALLS", 3)
+    monkeypatch.setattr(frame_answers, "MAX_CALLS", 3)
     service = await both.connect()
     polls = [
         asyncio.ensure_future(service.poll_workflow_task_queue(m.PollWorkflowTaskQueueRequest())) for _ in range(4)
