@@ -478,3 +478,7 @@ def test_links_there_and_back() -> None:
     for bad in ("http://x/", f"{path}?eventID=x", f"{path}?eventType=Nope", "temporal:///elsewhere", "temporal://["):
         assert links.read([nx.Link(url=bad, type=kind)]) == []
     assert links.read([nx.Link(url=made.url, type="other")]) == []
+    of_activity = m.Link.Activity.DESCRIPTOR.full_name
+    (found,) = links.read([nx.Link(url="temporal:///namespaces/n/activities/a%2F1/r/details", type=of_activity)])
+    assert (found.activity.namespace, found.activity.activity_id, found.activity.run_id) == ("n", "a/1", "r")
+    assert links.read([nx.Link(url="temporal:///namespaces/n/activities/a/r", type=of_activity)]) == []

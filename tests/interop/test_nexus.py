@@ -16,7 +16,7 @@ from nexusrpc.handler import (
     service_handler,
     sync_operation,
 )
-from temporalio import nexus, workflow
+from temporalio import activity, nexus, workflow
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.nexus.v1 import EndpointSpec
 from temporalio.api.operatorservice.v1 import CreateNexusEndpointRequest, ListNexusEndpointsRequest
@@ -51,6 +51,7 @@ class Desk:
     never: nexusrpc.Operation[str, str]
     slow: nexusrpc.Operation[str, str]
     ask: nexusrpc.Operation[str, str]
+    work: nexusrpc.Operation[str, str]
 
 
 @workflow.defn
@@ -79,6 +80,11 @@ class Handled:
     async def ask(self, what: str) -> str:
         await workflow.wait_condition(lambda: what in self.told)
         return f"answer to {what}"
+
+
+@activity.defn
+async def worked(what: str) -> str:
+    return f"worked on {what}"
 
 
 class NeverHandler(OperationHandler[str, str]):
@@ -144,6 +150,14 @@ class DeskHandler:
             "asked", Handled.ask, what, wait_for_stage=WorkflowUpdateStage.ACCEPTED
         )
 
+    @nexus.temporal_operation
+    async def work(
+        self, ctx: nexus.TemporalStartOperationContext, client: nexus.TemporalNexusClient, what: str
+    ) -> nexus.TemporalOperationResult[str]:
+        return await client.start_activity(
+            worked, what, id=f"work-{what}", task_queue=QUEUE, schedule_to_close_timeout=timedelta(seconds=WAIT_S)
+        )
+
     @operation_handler
     def never(self) -> OperationHandler[str, str]:
         return NeverHandler()
@@ -186,6 +200,7 @@ def worker(client: Client, handler: DeskHandler | None = None) -> Worker:
         client,
         task_queue=QUEUE,
         workflows=[Caller, Canceller, Handled],
+        activities=[worked],
         nexus_service_handlers=[handler or DeskHandler()],
         workflow_runner=UnsandboxedWorkflowRunner(),
     )
@@ -358,6 +373,12 @@ async def test_an_operation_that_is_an_update(client: Client) -> None:
         await until_found(started)
         await asked.signal(Handled.tell, "why")
         assert await calling == "answer to why"
+
+
+async def test_an_operation_that_is_an_activity(client: Client) -> None:
+    await endpoint(client)
+    async with worker(client):
+        assert await call(client, "work", "it") == "worked on it"
 
 
 async def test_a_handler_outlives_the_server(spawn_server: Spawn) -> None:

@@ -41,6 +41,7 @@ async def start_activity(shard: Shard, namespace: Namespace, request: m.StartAct
     """
     if request.id_reuse_policy not in _Reuse.values() or request.id_conflict_policy not in _Conflict.values():
         raise _invalid("unknown activity id reuse or conflict policy")
+    shard.nexus.check_callbacks(request.completion_callbacks)
     internal_id = history.internal_id(request.activity_id)
     while True:
         existing = await shard.cache.find_current(namespace.name, internal_id)
@@ -49,8 +50,15 @@ async def start_activity(shard: Shard, namespace: Namespace, request: m.StartAct
         state = existing.run.state
         if request.request_id and state.start_request_id == request.request_id:
             return Started(existing, False, existing.group)
+        if state.attached and request.request_id in state.attached:
+            return Started(existing, False, existing.group)
         if existing.run.is_open:
             if request.id_conflict_policy == _Conflict.ACTIVITY_ID_CONFLICT_POLICY_USE_EXISTING:
+                if request.HasField("on_conflict_options"):
+                    left = history.attach_to_activity(
+                        existing.run, request, limits=shard.limits, now_ms=shard.clock.now_ms()
+                    )
+                    shard.apply(existing, left)
                 return Started(existing, False, existing.group)
             refusal = "is already running"
         else:

@@ -228,14 +228,7 @@ class Nexus:
         """
         callback = history.callback_of(sender.run, message).nexus
         header = {name.lower(): value for name, value in callback.header.items()}
-        state = sender.run.state
         event = await self.reader.event(sender.key, history.callback_event_id(sender.run, message))
-        started = m.Link()
-        started.workflow_event.namespace = state.namespace
-        started.workflow_event.workflow_id = state.workflow_id
-        started.workflow_event.run_id = state.first_run_id or state.run_id
-        started.workflow_event.event_ref.event_id = 1
-        started.workflow_event.event_ref.event_type = _STARTED
         try:
             token = self.tokens.open_callback(header.get(TOKEN_HEADER, ""))
             caller = await self._caller(token)
@@ -245,7 +238,7 @@ class Nexus:
                 token.request_id,
                 history.completion_of(sender.run, message, event),
                 token=next((header[name] for name in _OPERATION_TOKEN_HEADERS if name in header), ""),
-                links=[started],
+                links=[_link_to(sender)],
                 limits=self._shard.limits,
                 now_ms=self._shard.clock.now_ms(),
             )
@@ -311,6 +304,24 @@ class Nexus:
                 break
             caller = await cache.find(state.namespace, state.workflow_id, state.reset_run_id)
         return caller
+
+
+def _link_to(slot: Slot) -> m.Link:
+    """The link to the beginning of a workflow, or to an activity without one."""
+    state = slot.run.state
+    link = m.Link()
+    if state.standalone is not None:
+        link.activity.namespace = state.namespace
+        link.activity.activity_id = state.workflow_id.removeprefix(history.ACTIVITY_PREFIX)
+        link.activity.run_id = state.run_id
+        return link
+    event = link.workflow_event
+    event.namespace = state.namespace
+    event.workflow_id = state.workflow_id
+    event.run_id = state.first_run_id or state.run_id
+    event.event_ref.event_id = 1
+    event.event_ref.event_type = _STARTED
+    return link
 
 
 def _stands(slot: Slot, task: NexusTask) -> bool:

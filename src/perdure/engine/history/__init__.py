@@ -32,6 +32,7 @@ from perdure.engine.history.callbacks import REFUSED as CALLBACK_REFUSED
 from perdure.engine.history.callbacks import attempt_failed as callback_failed
 from perdure.engine.history.callbacks import callback_of, completion_of
 from perdure.engine.history.callbacks import event_id_of as callback_event_id
+from perdure.engine.history.callbacks import fill as fill_callback
 from perdure.engine.history.callbacks import next_attempt_at_ms as callback_due_ms
 from perdure.engine.history.child import CLOSINGS as CHILD_CLOSINGS
 from perdure.engine.history.child import child_closed, child_lineage, is_child_of
@@ -78,6 +79,7 @@ from perdure.engine.history.resetting import (
     reset_run,
 )
 from perdure.engine.history.standalone import SCHEDULED_ID, internal_id, outcome_event_id
+from perdure.engine.history.standalone import attach as attach_to_activity
 from perdure.engine.history.standalone import check_open as check_activity_open
 from perdure.engine.history.standalone import check_reset as check_activity_reset
 from perdure.engine.history.standalone import delay_left_ms as activity_delay_left_ms
@@ -196,6 +198,7 @@ __all__ = [
     "admit_update",
     "asked_by",
     "attach",
+    "attach_to_activity",
     "attach_to_update",
     "attribute_values",
     "callback_due_ms",
@@ -225,6 +228,7 @@ __all__ = [
     "fail_activity",
     "fail_nexus_attempt",
     "fail_workflow_task",
+    "fill_callback",
     "fill_info",
     "find_nexus",
     "finish_nexus",

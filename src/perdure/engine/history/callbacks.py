@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from temporalio.api.callback import v1 as callback_info
+
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.api.durations import set_timestamp_ms
@@ -36,6 +38,7 @@ _BACKING_OFF = int(_STATE.CALLBACK_STATE_BACKING_OFF)
 _FAILED = int(_STATE.CALLBACK_STATE_FAILED)
 _SUCCEEDED = int(_STATE.CALLBACK_STATE_SUCCEEDED)
 _T = m.EventType
+_TERMINATED = int(m.WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_TERMINATED)
 
 NOT_FOUND: Final = 1
 """Why a callback could not be delivered: nobody waits for it."""
@@ -164,7 +167,10 @@ def _item(run: Run, message: OutMessage) -> CallbackItem:
 
 def event_id_of(run: Run, message: OutMessage) -> int:
     """The event that says what a message tells."""
-    return _item(run, message).event_id or run.state.close_event_id
+    state = run.state
+    if state.standalone is not None and state.status != _TERMINATED:
+        return state.close_event_id - 1  # The end of the activity, just before the end of its run.
+    return _item(run, message).event_id or state.close_event_id
 
 
 def completion_of(run: Run, message: OutMessage, event: m.HistoryEvent) -> Completion:
@@ -178,11 +184,23 @@ def completion_of(run: Run, message: OutMessage, event: m.HistoryEvent) -> Compl
         return Completion(result=payloads[0] if payloads else None)
     if item.update_id:
         return Completion(failure=failures.abandoned_update())
-    return _end_of_workflow(event)
+    return _end(event)
 
 
-def _end_of_workflow(event: m.HistoryEvent) -> Completion:
+def _end(event: m.HistoryEvent) -> Completion:
+    """The end of a workflow, or of an activity without one."""
     match event.event_type:
+        case _T.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
+            payloads = event.activity_task_completed_event_attributes.result.payloads
+            return Completion(result=payloads[0] if payloads else None)
+        case _T.EVENT_TYPE_ACTIVITY_TASK_FAILED:
+            return Completion(failure=event.activity_task_failed_event_attributes.failure)
+        case _T.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT:
+            return Completion(failure=event.activity_task_timed_out_event_attributes.failure)
+        case _T.EVENT_TYPE_ACTIVITY_TASK_CANCELED:
+            failure = m.Failure(message="operation canceled")
+            details = event.activity_task_canceled_event_attributes.details
+            failure.canceled_failure_info.details.CopyFrom(details)
         case _T.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
             payloads = event.workflow_execution_completed_event_attributes.result.payloads
             return Completion(result=payloads[0] if payloads else None)
@@ -202,12 +220,17 @@ def _end_of_workflow(event: m.HistoryEvent) -> Completion:
 
 
 def describe(info: m.CallbackInfo, item: CallbackItem) -> None:
-    """A callback as clients see it."""
-    info.callback.MergeFromString(item.callback)
+    """A callback of a workflow as clients see it."""
     if item.update_id:
         info.trigger.update_workflow_execution_completed.update_id = item.update_id
     else:
         info.trigger.workflow_closed.SetInParent()
+    fill(info, item)
+
+
+def fill(info: m.CallbackInfo | callback_info.CallbackInfo, item: CallbackItem) -> None:
+    """What there is to know of every callback."""
+    info.callback.MergeFromString(item.callback)
     set_timestamp_ms(info.registration_time, item.registered_at_ms)
     info.state = _STATE.ValueType(item.state)
     info.attempt = item.attempt

@@ -21,6 +21,7 @@ LINKS_KEPT: Final = 10
 """Of one answer."""
 _EVENT_LINK: Final = m.Link.WorkflowEvent.DESCRIPTOR.full_name
 _PATH = re.compile(r"/namespaces/([^/]+)/workflows/([^/]+)/([^/]+)/history")
+_ACTIVITY_PATH = re.compile(r"/namespaces/([^/]+)/activities/([^/]+)/([^/]+)/details")
 _PREFIX: Final = "EVENT_TYPE_"
 _INNER_CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 
@@ -44,28 +45,46 @@ def read(links: Iterable[nx.Link]) -> list[m.Link]:
 
 
 def _read(link: nx.Link) -> m.Link | None:
-    if link.type != _EVENT_LINK:
+    reader = _READERS.get(link.type)
+    if reader is None:
         return None
     try:
         url = urlsplit(link.url)
         query = parse_qs(url.query)
-        event_id = int(_one(query, "eventID") or 0)
-        event_type = _event_type(_one(query, "eventType"))
+        return reader(url.path, query) if url.scheme == "temporal" else None
     except ValueError:
         return None
-    place = _PATH.fullmatch(url.path)
-    if url.scheme != "temporal" or place is None:
+
+
+def _event(path: str, query: dict[str, list[str]]) -> m.Link | None:
+    place = _PATH.fullmatch(path)
+    if place is None:
         return None
     result = m.Link()
     event = result.workflow_event
     event.namespace, event.workflow_id, event.run_id = map(unquote, place.groups())
+    event_type = _event_type(_one(query, "eventType"))
     if _one(query, "referenceType") == "RequestIdReference":
         event.request_id_ref.request_id = _one(query, "requestID")
         event.request_id_ref.event_type = event_type
     else:
-        event.event_ref.event_id = event_id
+        event.event_ref.event_id = int(_one(query, "eventID") or 0)
         event.event_ref.event_type = event_type
     return result
+
+
+def _activity(path: str, _: dict[str, list[str]]) -> m.Link | None:
+    place = _ACTIVITY_PATH.fullmatch(path)
+    if place is None:
+        return None
+    result = m.Link()
+    activity = result.activity
+    activity.namespace, activity.activity_id, activity.run_id = map(unquote, place.groups())
+    return result
+
+
+_READERS: Final = {_EVENT_LINK: _event, m.Link.Activity.DESCRIPTOR.full_name: _activity}
+"""By the name of the message that a link stands for."""
 
 
 def _one(query: dict[str, list[str]], name: str) -> str:

@@ -26,6 +26,7 @@ from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.engine.history import (
     activity_control,
+    callbacks,
     closing,
     deadlines,
     events,
@@ -33,6 +34,7 @@ from perdure.engine.history import (
     failures,
     frames,
     lifecycle,
+    options,
     pending,
     terms,
 )
@@ -101,7 +103,7 @@ def start(
     if request.HasField("user_metadata"):
         event.user_metadata.CopyFrom(request.user_metadata)
         state.user_metadata = request.user_metadata.SerializeToString()
-    event.links.MergeFrom(request.links)
+    event.links.extend(callbacks.own_links(request.links, request.completion_callbacks))
     append(transition, event)
     evolve.apply_workflow_started(state, now_ms, attributes)
     state.namespace = request.namespace
@@ -135,8 +137,7 @@ def _asked(request: m.StartActivityExecutionRequest, limits: Limits) -> terms.As
     lifecycle.check_size(request.input.ByteSize(), limits.blob_bytes, "Input")
     lifecycle.check_size(request.header.ByteSize(), limits.blob_bytes, "Header")
     lifecycle.check_size(request.search_attributes.ByteSize(), limits.blob_bytes, "SearchAttributes")
-    if request.completion_callbacks:
-        raise lifecycle.invalid("CompletionCallbacks: an activity's end calls nobody back; leave them out and wait")
+    callbacks.check(None, request.completion_callbacks, limits)
     command = m.ScheduleActivityTaskCommandAttributes(activity_id=request.activity_id)
     command.activity_type.name = request.activity_type.name
     command.task_queue.name = request.task_queue.name
@@ -147,6 +148,21 @@ def _asked(request: m.StartActivityExecutionRequest, limits: Limits) -> terms.As
         return terms.read(command.SerializeToString(), "", 0)
     except terms.BadTerms as error:
         raise lifecycle.invalid(str(error)) from None
+
+
+def attach(run: Run, request: m.StartActivityExecutionRequest, *, limits: Limits, now_ms: int) -> Transition:
+    """What a start that found this run leaves in it, as its ``on_conflict_options`` say. changed=False if nothing.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT, FAILED_PRECONDITION, too many have been attached.
+    """
+    asked = m.StartWorkflowExecutionRequest(request_id=request.request_id, identity=request.identity)
+    asked.completion_callbacks.extend(request.completion_callbacks)
+    asked.links.extend(request.links)
+    asked.on_conflict_options.attach_request_id = request.on_conflict_options.attach_request_id
+    asked.on_conflict_options.attach_completion_callbacks = request.on_conflict_options.attach_completion_callbacks
+    asked.on_conflict_options.attach_links = request.on_conflict_options.attach_links
+    return options.attach(run, asked, limits=limits, now_ms=now_ms)
 
 
 def _started(run_id: str, request: m.StartActivityExecutionRequest) -> m.WorkflowExecutionStartedEventAttributes:
@@ -161,6 +177,7 @@ def _started(run_id: str, request: m.StartActivityExecutionRequest) -> m.Workflo
     attributes.task_queue.name = request.task_queue.name
     if request.HasField("search_attributes"):
         attributes.search_attributes.CopyFrom(request.search_attributes)
+    attributes.completion_callbacks.extend(request.completion_callbacks)
     return attributes
 
 

@@ -89,6 +89,10 @@ class ActivityExecutionTopic(ActivityControlTopic, VisibilityTopic):
             response.input.CopyFrom(scheduled.input)
         event = await self.reader.event(slot.key, 1)
         response.info.links.extend(event.links)
+        for callback in run.state.callbacks or ():
+            told = response.callbacks.add()
+            told.trigger.activity_closed.SetInParent()
+            history.fill_callback(told.info, callback)
         if run.is_open:
             response.long_poll_token = self._state_token(slot)
         elif request.include_outcome:
