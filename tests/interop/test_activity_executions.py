@@ -7,11 +7,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
+import nexusrpc
 import pytest
-from temporalio import activity
-from temporalio.api.enums.v1 import IndexedValueType
-from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
-from temporalio.client import ActivityExecutionStatus, ActivityFailureError, Client, PendingActivityState
+from nexusrpc.handler import service_handler
+from temporalio import activity, nexus, workflow
+from temporalio.api.enums.v1 import EventType, IndexedValueType
+from temporalio.api.nexus.v1 import EndpointSpec
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, CreateNexusEndpointRequest
+from temporalio.client import (
+    ActivityExecutionStatus,
+    ActivityFailureError,
+    Client,
+    PendingActivityState,
+    WorkflowFailureError,
+)
 from temporalio.common import (
     ActivityIDConflictPolicy,
     ActivityIDReusePolicy,
@@ -20,10 +29,16 @@ from temporalio.common import (
     SearchAttributePair,
     TypedSearchAttributes,
 )
-from temporalio.exceptions import ActivityAlreadyStartedError, ApplicationError, CancelledError, TerminatedError
+from temporalio.exceptions import (
+    ActivityAlreadyStartedError,
+    ApplicationError,
+    CancelledError,
+    NexusOperationError,
+    TerminatedError,
+)
 from temporalio.exceptions import TimeoutError as ActivityTimeoutError
 from temporalio.service import RPCError, RPCStatusCode
-from temporalio.worker import Worker
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 QUEUE = "without"
 SOON = timedelta(seconds=20)
@@ -261,3 +276,76 @@ def _add_colour() -> AddSearchAttributesRequest:
     return AddSearchAttributesRequest(
         namespace="default", search_attributes={"Colour": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD}
     )
+
+
+@activity.defn
+async def answer(how: str) -> str:
+    if how == "fail":
+        raise ApplicationError("it broke", type="Broken", non_retryable=True)
+    if how == "wait":
+        while True:
+            activity.heartbeat()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await asyncio.Event().wait()
+    return f"answered {how}"
+
+
+@nexusrpc.service
+class Counter:
+    ask: nexusrpc.Operation[str, str]
+
+
+@service_handler(service=Counter)
+class CounterHandler:
+    @nexus.temporal_operation
+    async def ask(
+        self, ctx: nexus.TemporalStartOperationContext, client: nexus.TemporalNexusClient, how: str
+    ) -> nexus.TemporalOperationResult[str]:
+        return await client.start_activity(
+            answer, how, id=f"asked-{how}", start_to_close_timeout=SOON, heartbeat_timeout=SOON, retry_policy=ONCE
+        )
+
+
+@workflow.defn
+class Asker:
+    @workflow.run
+    async def run(self, how: str) -> str:
+        counter = workflow.create_nexus_client(service=Counter, endpoint="counter")
+        return await counter.execute_operation(Counter.ask, how)
+
+
+async def test_an_activity_behind_a_nexus_operation(client: Client) -> None:
+    spec = EndpointSpec(name="counter")
+    spec.target.worker.namespace = client.namespace
+    spec.target.worker.task_queue = QUEUE
+    await client.operator_service.create_nexus_endpoint(CreateNexusEndpointRequest(spec=spec))
+    async with Worker(
+        client,
+        task_queue=QUEUE,
+        workflows=[Asker],
+        activities=[answer],
+        nexus_service_handlers=[CounterHandler()],
+        workflow_runner=UnsandboxedWorkflowRunner(),
+        default_heartbeat_throttle_interval=timedelta(milliseconds=50),
+        max_heartbeat_throttle_interval=timedelta(milliseconds=50),
+    ):
+        assert await client.execute_workflow(Asker.run, "well", id="well", task_queue=QUEUE) == "answered well"
+        told = await client.get_activity_handle("asked-well").describe()
+        assert [each.trigger.WhichOneof("variant") for each in told.raw_callbacks] == ["activity_closed"]
+        with pytest.raises(WorkflowFailureError) as failed:
+            await client.execute_workflow(Asker.run, "fail", id="fail", task_queue=QUEUE)
+        error = failed.value.cause
+        assert isinstance(error, NexusOperationError)
+        assert isinstance(error.cause, ApplicationError)
+        assert error.cause.type == "Broken"
+        waiting = await client.start_workflow(Asker.run, "wait", id="wait", task_queue=QUEUE)
+        asked = client.get_activity_handle("asked-wait")
+        started = EventType.EVENT_TYPE_NEXUS_OPERATION_STARTED
+        while started not in [event.event_type for event in (await waiting.fetch_history()).events]:
+            pass
+        await waiting.cancel()
+        with pytest.raises(WorkflowFailureError) as cancelled:
+            await waiting.result()
+        assert isinstance(cancelled.value.cause, CancelledError | NexusOperationError)
+        assert (await asked.describe()).status == ActivityExecutionStatus.CANCELED

@@ -185,4 +185,4 @@ async def test_capabilities_promise_no_more_than_there_is(driver: Driver) -> Non
     assert info.capabilities.count_group_by_execution_status
     assert info.capabilities.nexus
     assert info.capabilities.eager_workflow_start
-    assert not info.capabilities.supports_schedules
+    assert info.capabilities.supports_schedules
