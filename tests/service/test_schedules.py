@@ -403,7 +403,9 @@ async def test_schedules_are_no_workflows(driver: Driver, s: Scheduling) -> None
     assert await started(driver) == []
 
 
-@pytest.mark.parametrize("flaw", ["id", "action", "queue", "cron", "reuse", "spec", "catchup", "attribute", "backfill"])
+@pytest.mark.parametrize(
+    "flaw", ["id", "action", "queue", "cron", "reuse", "spec", "catchup", "attribute", "backfill", "time", "note"]
+)
 async def test_what_makes_no_sense_is_refused(driver: Driver, s: Scheduling, flaw: str) -> None:
     wanted = schedule(every_s=60)
     action = wanted.action.start_workflow
@@ -425,6 +427,10 @@ async def test_what_makes_no_sense_is_refused(driver: Driver, s: Scheduling, fla
             wanted.policies.catchup_window.seconds = -1
         case "attribute":
             action.search_attributes.indexed_fields["Nobody"].data = b"1"
+        case "time":
+            patch.trigger_immediately.scheduled_time.seconds = -(1 << 60)
+        case "note":
+            patch.pause = "x" * 200_000
         case _:
             patch.backfill_request.add()
     assert (await refusal(s.create(wanted, initial_patch=patch))).code is StatusCode.INVALID_ARGUMENT

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
-from perdure.api import RpcError
+from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.engine.clock import VirtualClock
 from perdure.engine.store import MemoryState, MemoryStore
 from perdure.engine.store.port import Batch, StoreFullError, StoreWriteError
 from tests.service.scheduling import MINUTE_MS, Scheduling, schedule
-from tests.service.support import NAMESPACE, START_MS, Driver, complete_workflow
+from tests.service.support import NAMESPACE, START_MS, Driver, complete_workflow, refusal
 
 ACTIONS = 4
 Hook = Callable[[int, Batch], None]
@@ -173,6 +173,43 @@ async def test_an_engine_that_starts_knows_what_waits_and_what_runs() -> None:
         task = await driver.poll()
         assert task.workflow_execution.workflow_id == "wf-2026-01-01T00:02:00Z"
         assert (await s.info()).action_count == 2
+        await s.pass_time(2 * MINUTE_MS)
+        info = await s.info()
+        assert (info.buffer_size, info.overlap_skipped) == (1, 1)
+        await driver.step(complete_workflow("two"))
+        await driver.settle()
+
+
+async def test_a_change_that_is_lost_leaves_the_schedule_as_it_was() -> None:
+    trouble = Trouble(4, StoreFullError("no space left"))
+    async with Driver(MemoryStore(before_commit=trouble)) as driver:
+        s = Scheduling(driver)
+        await s.create(schedule(every_s=60, overlap="ALLOW_ALL"))
+        while trouble.commits < 3:
+            await s.pass_time(MINUTE_MS)
+        before = await s.describe()
+        error = await refusal(s.patch(pause="lost"))
+        assert error.code is StatusCode.RESOURCE_EXHAUSTED
+        assert (await s.describe()).schedule == before.schedule
+        await s.pass_time(2 * MINUTE_MS)
+        assert (await s.info()).action_count == before.info.action_count + 2
+        await driver.settle()
+
+
+async def test_clocks_that_jump_take_no_action_twice_and_leave_none_out() -> None:
+    async with Driver(MemoryStore()) as driver:
+        s = Scheduling(driver)
+        await s.create(schedule(every_s=60, overlap="ALLOW_ALL"))
+        await s.pass_time(3 * MINUTE_MS)
+        driver.clock.jump_to(START_MS - 60 * MINUTE_MS)
+        await s.pass_time(62 * MINUTE_MS)
+        assert (await s.info()).action_count == 3
+        driver.clock.jump_to(START_MS + 8 * MINUTE_MS)
+        await driver.rest()
+        info = await s.info()
+        assert info.action_count == 8
+        assert len({each.start_workflow_result.workflow_id for each in info.recent_actions}) == 8
+        await driver.settle()
 
 
 async def test_a_damaged_row_harms_no_other_schedule() -> None:

@@ -3,7 +3,8 @@
 `scan_store` looks at what is durable: event ids are contiguous, the state is the fold of its history, the row's wake
 tells what the state needs, an open run has a task, a timer, a message, a pending item or waits for a signal, and a
 pending child that has started either runs or has sent word of its end. `scan_memory` looks at what a restart would
-repair but a running engine must not forget: tasks that may be handed out lie in a queue, deadlines are registered.
+repair but a running engine must not forget: tasks that may be handed out lie in a queue, deadlines are registered, and
+schedules are woken.
 
 Call both when the engine is idle; in between, tasks are legitimately on their way.
 """
@@ -137,7 +138,7 @@ def scan_memory(shard: Shard) -> list[str]:
         for task in queue.backlog:
             if isinstance(task, WorkflowTask | ActivityTask):
                 waiting.add((task.run_key, task.scheduled_event_id))
-    findings: list[str] = []
+    findings = shard.schedules.findings()
     for slot in shard.cache.loaded.values():
         if slot.key in shard.recovery.lost:
             continue  # Its tasks are offered when the back-off of the failed commit is over.

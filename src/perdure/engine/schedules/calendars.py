@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from perdure.api import messages as m
 
-__all__ = ["FIELDS", "LAST_YEAR", "Calendar", "Field"]
+__all__ = ["FIELDS", "LAST_YEAR", "Calendar", "Clock", "Field"]
 
 LAST_YEAR: Final = 2100
 """No match is looked for in later years."""
@@ -59,6 +59,14 @@ FIELDS: Final = (
     Field("year", 2000, LAST_YEAR),
     Field("day_of_week", 0, 6, _WEEKDAYS),
 )
+
+
+class Clock(NamedTuple):
+    """Parts of wall times within a day."""
+
+    seconds: frozenset[int]
+    minutes: frozenset[int]
+    hours: frozenset[int]
 
 
 class _Piece(NamedTuple):
@@ -119,16 +127,25 @@ class Calendar:
             at_s = max(at_s, wall_s - offset_s - 2 * _DAY_S)
         return None
 
-    def last_in_a_row(self, at_s: int) -> int:
-        """An instant up to which, from a matching one on, each second matches: the end of its minute, hour or day."""
-        offset_s = self._offset_s(at_s)
+    @property
+    def clock(self) -> Clock:
+        """The wall times it matches, whatever the day."""
+        return Clock(frozenset(self._seconds), frozenset(self._minutes), frozenset(self._hours))
+
+    def row_s(self, others: Iterable[Clock]) -> int:
+        """A second, minute, hour or day: where it matches one of `others`' instants within, it matches all of them."""
         span_s = 1
-        for values, count in ((self._seconds, 60), (self._minutes, 60), (self._hours, 24)):
-            if len(values) != count:
+        for own, count, values in zip(self.clock, (60, 60, 24), zip(*others, strict=True), strict=True):
+            if not all(each <= own for each in values):
                 break
             span_s *= count
+        return span_s
+
+    def last_in_a_row(self, at_s: int, row_s: int) -> int:
+        """The end of the minute, hour or day around an instant (`row_s`); itself where the wall is changed."""
+        offset_s = self._offset_s(at_s)
         wall_s = at_s + offset_s
-        last_s = wall_s - wall_s % span_s + span_s - 1 - offset_s
+        last_s = wall_s - wall_s % row_s + row_s - 1 - offset_s
         return last_s if self._offset_s(last_s) == offset_s else at_s
 
     # -- the wall --------------------------------------------------------------------------------------------------

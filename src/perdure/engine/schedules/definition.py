@@ -25,6 +25,8 @@ from perdure.engine.visibility.values import BadAttributeError, typed
 
 __all__ = ["Definition", "Typed", "backfills_of", "define", "set_state", "start_request", "typer"]
 
+NOTES_MAX: Final = 100_000
+"""Characters."""
 _STARTING: Final = frozenset(field.name for field in m.StartWorkflowExecutionRequest.DESCRIPTOR.fields)
 _CARRIED: Final = tuple(
     field.name
@@ -136,6 +138,8 @@ def set_state(state: State, given: m.ScheduleState) -> None:
     """Take over the part of a schedule's state that callers set. Raises RpcError INVALID_ARGUMENT."""
     if given.remaining_actions < 0:
         raise _invalid(f"the number of remaining actions is negative: {given.remaining_actions}")
+    if len(given.notes) > NOTES_MAX:
+        raise _invalid(f"a note has more than {NOTES_MAX} characters")
     state.paused = given.paused
     state.notes = given.notes
     state.limited = given.limited_actions
@@ -148,6 +152,10 @@ def backfills_of(patch: m.SchedulePatch) -> list[Backfill]:
     overlaps.append(patch.trigger_immediately.overlap_policy)
     if not _OVERLAPS.issuperset(overlaps):
         raise _invalid("unknown overlap policy")
+    if max(len(patch.pause), len(patch.unpause)) > NOTES_MAX:
+        raise _invalid(f"a note has more than {NOTES_MAX} characters")
+    if patch.trigger_immediately.scheduled_time.seconds < 0:
+        raise _invalid("the scheduled time lies before 1970")
     if len(patch.backfill_request) > BACKFILLS_MAX:
         raise _invalid(f"more than {BACKFILLS_MAX} backfills")
     found: list[Backfill] = []

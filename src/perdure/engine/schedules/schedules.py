@@ -54,7 +54,6 @@ _PAGE: Final = 500
 _AGAIN_MS: Final = 1_000
 """When a step that was refused for the moment is tried again."""
 _AGAIN: Final = frozenset((StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED, StatusCode.ABORTED))
-_STEPS_A_TURN: Final = 20
 _STALE_FACTOR: Final = 4
 """Entries in the heap of wakes for each schedule; beyond it stale ones are cleared out."""
 _IDENTITY: Final = "temporal-scheduler"
@@ -265,6 +264,23 @@ class Schedules:
             if self._restore(key) is not None:
                 self._later(key, self._shard.config.retry_ms)
 
+    def findings(self) -> list[str]:
+        """What must not be while the engine is idle: schedules that nobody wakes, ends that nobody waits for."""
+        found: list[str] = []
+        for key, schedule in self.known.items():
+            state = schedule.state
+            waits = any(not each.beside for each in state.running)
+            if state.starting or (state.buffer and not waits):
+                found.append(f"schedule {key} has actions to start, and nobody starts them")
+            with suppress(RpcError):
+                next_ms = stepping.next_wake_ms(state, schedule.definition.times)
+                if schedule.armed_ms != next_ms:
+                    found.append(f"schedule {key} is woken at {schedule.armed_ms} and not at {next_ms}")
+            for each in state.running:
+                if self.watched.get((key[0], each.workflow_id)) != key:
+                    found.append(f"schedule {key} does not hear of the end of {each.workflow_id!r}")
+        return found
+
     # -- time ------------------------------------------------------------------------------------------------------
 
     def _arm(self, schedule: Schedule, at_ms: int) -> None:
@@ -314,18 +330,22 @@ class Schedules:
     def _keep(self, schedule: Schedule) -> None:
         """The schedule has changed: its row enters the accumulating group."""
         state = schedule.state
-        next_ms: int | None = None
-        with suppress(RpcError):
-            next_ms = stepping.next_wake_ms(state, schedule.definition.times)
+        schedule.armed_ms = None
+        next_ms = self._arm_next(schedule)
         state.wake_ms = 0 if state.starting or state.buffer or state.backfills else next_ms
-        if next_ms is None:
-            schedule.armed_ms = None
-        else:
-            self._arm(schedule, next_ms)
         committer = self._shard.committer
         schedule.group = committer.group
         committer.group.schedules[schedule.key] = None
         committer.touch()
+
+    def _arm_next(self, schedule: Schedule) -> int | None:
+        """Wake a schedule when its next action is due, unless that is settled; the instant, None if there is none."""
+        if schedule.armed_ms is None and self._has(schedule):
+            with suppress(RpcError):
+                next_ms = stepping.next_wake_ms(schedule.state, schedule.definition.times)
+                if next_ms is not None:
+                    self._arm(schedule, next_ms)
+        return schedule.armed_ms
 
     def _begin(self, key: Key) -> None:
         """See what a schedule has to do."""
@@ -336,7 +356,6 @@ class Schedules:
             self._shard.spawn(self._work(key))
 
     async def _work(self, key: Key) -> None:
-        steps = 0
         try:
             while True:
                 schedule = self.known.get(key)
@@ -344,10 +363,9 @@ class Schedules:
                     return
                 self._again.discard(key)
                 if not await self._step(schedule) and key not in self._again:
+                    self._arm_next(schedule)
                     return
-                steps += 1
-                if steps % _STEPS_A_TURN == 0:
-                    await asyncio.sleep(0)
+                await asyncio.sleep(0)
         except RpcError as error:
             if error.code in _AGAIN and self._shard.is_running:
                 self._later(key, _AGAIN_MS)

@@ -23,15 +23,15 @@ from google.protobuf.duration_pb2 import Duration
 
 from perdure.api import messages as m
 from perdure.api.durations import duration_ms, timestamp_ms
-from perdure.engine.schedules.calendars import Calendar
+from perdure.engine.schedules.calendars import Calendar, Clock
 from perdure.engine.schedules.notations import calendar_of, cron_of
 
 __all__ = ["Moment", "Times", "canonical"]
 
 PARTS_MAX: Final = 1000
 """Calendars, cron strings and intervals that one spec may have."""
-_EXCLUDED_MAX: Final = 100_000
-"""Excluded instants in a row, each row of matching seconds counted once; after them a schedule has come to its end."""
+_EXCLUDED_MAX: Final = 10_000
+"""Excluded instants in a row, those of one excluded minute, hour or day counted once; after them a schedule ends."""
 _END_S: Final = 4_133_980_800
 """No action later than the year 2100."""
 _EARLIEST_MS: Final = -1000
@@ -92,8 +92,10 @@ class Times:
     def __init__(self, spec: m.ScheduleSpec, seed: bytes) -> None:
         zone = _zone(spec)
         self._calendars = [Calendar(each, zone) for each in spec.structured_calendar]
-        self._excluded = [Calendar(each, zone) for each in spec.exclude_structured_calendar]
         self._intervals = [_interval_s(each) for each in spec.interval]
+        clocks = [each.clock for each in self._calendars] + [_clock(*each) for each in self._intervals]
+        excluded = [Calendar(each, zone) for each in spec.exclude_structured_calendar]
+        self._excluded = [(each, each.row_s(clocks) if clocks else 1) for each in excluded]
         self._start_ms = timestamp_ms(spec.start_time) if spec.HasField("start_time") else None
         self._end_ms = timestamp_ms(spec.end_time) if spec.HasField("end_time") else None
         self.jitter_ms = _span_ms(spec.jitter, "the jitter")
@@ -131,9 +133,10 @@ class Times:
                 return None
             if self._end_ms is not None and found_s * 1000 > self._end_ms:
                 return found_s
-            after_s = max((each.last_in_a_row(found_s) for each in self._excluded if each.matches(found_s)), default=-1)
-            if after_s < 0:
+            rows = [each.last_in_a_row(found_s, row_s) for each, row_s in self._excluded if each.matches(found_s)]
+            if not rows:
                 return found_s
+            after_s = max(rows)
         return None
 
     def _next_named(self, after_s: int) -> int | None:
@@ -151,6 +154,12 @@ class Times:
         most_ms = self.jitter_ms if following_s is None else min(self.jitter_ms, (following_s - nominal_s) * 1000)
         digest = blake2b(b"%d" % nominal_s, key=self._seed[:64], digest_size=8).digest()
         return most_ms * int.from_bytes(digest, "big") // _FRACTIONS
+
+
+def _clock(interval_s: int, phase_s: int) -> Clock:
+    """Where the instants of an interval may be on the wall."""
+    seconds = frozenset(range(60)) if interval_s % 60 else frozenset((phase_s % 60,))
+    return Clock(seconds, frozenset(range(60)), frozenset(range(24)))
 
 
 def _interval_s(spec: m.IntervalSpec) -> tuple[int, int]:

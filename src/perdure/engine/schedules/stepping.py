@@ -25,6 +25,7 @@ from typing import Final
 from msgspec import Struct
 
 from perdure.api import messages as m
+from perdure.api.durations import timestamp_ms
 from perdure.engine.schedules.spec import Times
 from perdure.engine.schedules.state import (
     RECENT_KEPT,
@@ -125,7 +126,7 @@ def apply_patch(state: State, patch: m.SchedulePatch, backfills: list[Backfill],
         trigger = patch.trigger_immediately
         nominal_ms = now_ms
         if trigger.HasField("scheduled_time"):
-            nominal_ms = trigger.scheduled_time.ToMilliseconds()
+            nominal_ms = timestamp_ms(trigger.scheduled_time)
         add(state, nominal_ms, now_ms, trigger.overlap_policy, manual=True)
     state.backfills += backfills
     if patch.pause:

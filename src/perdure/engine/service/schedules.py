@@ -7,8 +7,10 @@ Filters are those of workflow lists, asked about a schedule: its search attribut
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from perdure.api import RpcError, StatusCode
@@ -31,6 +33,9 @@ __all__ = ["ScheduleTopic"]
 
 MATCHING_TIMES: Final = 1000
 """Instants in one answer."""
+_SHOWN_A_TURN: Final = 20
+"""Schedules described in one turn of the event loop."""
+_LOOKED_AT_A_TURN: Final = 500
 _RUNNING: Final = next(status for status, name in STATUS_NAMES.items() if name == "Running")
 _SYSTEM_ID: Final = "temporal-sys-scheduler:"
 """What Temporal puts before a schedule's id to make the workflow id of it."""
@@ -178,13 +183,16 @@ class ScheduleTopic(ServiceTopic):
             raise invalid("invalid list filter: a list can't be grouped; count can")
         if asked.order:
             raise invalid("invalid list filter: schedules are listed newest first; ORDER BY is not supported for them")
-        found = [each for each in self._fitting(request.namespace, asked) if before is None or _place(each) < before]
+        fitting = await self._fitting(request.namespace, asked)
+        found = [each for each in fitting if before is None or _place(each) < before]
         found.sort(key=_place, reverse=True)
         wanted = request.maximum_page_size
         size = min(wanted, self.config.list_page) if wanted > 0 else self.config.list_page
         now_ms = self.clock.now_ms()
         response = m.ListSchedulesResponse()
-        for schedule in found[:size]:
+        for at, schedule in enumerate(found[:size]):
+            if at % _SHOWN_A_TURN == 0:
+                await asyncio.sleep(0)
             try:
                 response.schedules.append(list_entry(schedule.definition, schedule.state, now_ms))
             except RpcError as error:
@@ -199,7 +207,7 @@ class ScheduleTopic(ServiceTopic):
         """How many schedules match, in all or by group. Raises RpcError NOT_FOUND (namespace), INVALID_ARGUMENT."""
         self.check(request.namespace)
         asked = self._parse_filter(request.namespace, request.query)
-        found = self._fitting(request.namespace, asked)
+        found = await self._fitting(request.namespace, asked)
         by = asked.group_by
         if by is None:
             return m.CountSchedulesResponse(count=len(found))
@@ -217,15 +225,17 @@ class ScheduleTopic(ServiceTopic):
     def _parse_filter(self, namespace: str, text: str) -> ListFilter:
         return parse(text, {**self.namespaces.get(namespace).attributes, **_OWN}, self.clock.now_ms())
 
-    def _fitting(self, namespace: str, asked: ListFilter) -> list[Schedule]:
+    async def _fitting(self, namespace: str, asked: ListFilter) -> list[Schedule]:
         schedules = self.shard.schedules
-        return [
-            schedule
-            for key, schedule in schedules.known.items()
-            if key[0] == namespace
-            and schedules.is_durable(key)
-            and matches(asked.where, lambda attribute, schedule=schedule: _values(schedule, attribute))
-        ]
+        found: list[Schedule] = []
+        for at, (key, schedule) in enumerate(list(schedules.known.items())):
+            if at % _LOOKED_AT_A_TURN == 0:
+                await asyncio.sleep(0)
+            if key[0] != namespace or not schedules.is_durable(key):
+                continue
+            if matches(asked.where, partial(_values, schedule)):
+                found.append(schedule)
+        return found
 
     # -- what they share -------------------------------------------------------------------------------------------
 

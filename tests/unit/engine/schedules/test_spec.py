@@ -278,6 +278,13 @@ def test_a_long_exclusion_is_skipped_and_not_counted_through() -> None:
     assert texts(spec, "2024-01-05T23:59:58", 2) == ["01-05 23:59:59", "01-08 00:00:00"]
 
 
+def test_instants_that_an_exclusion_covers_are_skipped_day_by_day() -> None:
+    spec = m.ScheduleSpec(
+        cron_string=["TZ=Europe/Berlin * * * * *"], exclude_calendar=[m.CalendarSpec(minute="*", hour="*", month="3-7")]
+    )
+    assert texts(spec, "2024-02-29T22:58:30", 2) == ["02-29 22:59:00", "07-31 22:00:00"]
+
+
 def test_a_zone_may_be_given_as_data() -> None:
     path = next(Path(folder) / "Asia/Tokyo" for folder in TZPATH if (Path(folder) / "Asia/Tokyo").exists())
     spec = m.ScheduleSpec(cron_string=["0 9 * * *"], timezone_data=path.read_bytes())
