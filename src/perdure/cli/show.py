@@ -29,8 +29,9 @@ TEXT_LIMIT = 60
 """Characters of a value that the table shows."""
 
 
-def _payloads(payloads: m.Payloads) -> str:
-    return ", ".join(_payload(payload) for payload in payloads.payloads)
+def _payloads(value: m.Payloads | m.Payload) -> str:
+    payloads = [value] if isinstance(value, m.Payload) else value.payloads
+    return ", ".join(map(_payload, payloads))
 
 
 def _payload(payload: m.Payload) -> str:
@@ -76,6 +77,9 @@ def _span(duration: Any) -> str:
 DETAILS: tuple[tuple[str, Callable[[Any], str]], ...] = (
     ("workflow_type", lambda value: value.name),
     ("activity_type", lambda value: value.name),
+    ("endpoint", str),
+    ("service", str),
+    ("operation", str),
     ("signal_name", str),
     ("marker_name", str),
     ("request", _asked),
@@ -164,6 +168,8 @@ def _print_head(described: WorkflowExecutionDescription, events: Sequence[m.Hist
         )
     for child in raw.pending_children:
         console.print(f"waits for child {plain(child.workflow_id)} ({plain(child.workflow_type_name)})")
+    for operation in raw.pending_nexus_operations:
+        console.print(f"waits for operation {plain(_operation(operation))}")
     task = raw.pending_workflow_task
     if raw.HasField("pending_workflow_task") and task.attempt > 1:
         why = _task_failure(events) or "a worker's log says why"
@@ -171,6 +177,13 @@ def _print_head(described: WorkflowExecutionDescription, events: Sequence[m.Hist
     elif raw.HasField("pending_workflow_task"):
         console.print(f"waits for a worker of task queue {plain(described.task_queue)} that runs this workflow")
     console.print()
+
+
+def _operation(pending: m.PendingNexusOperationInfo) -> str:
+    failed = pending.HasField("last_attempt_failure")
+    failure = f", last failure: {_failure(pending.last_attempt_failure)}" if failed else ""
+    started = ", which has started" if pending.operation_token else f", attempt {pending.attempt}"
+    return f"{pending.operation} of {pending.service} at endpoint {pending.endpoint}{started}{failure}"
 
 
 def _task_failure(events: Sequence[m.HistoryEvent]) -> str:

@@ -84,6 +84,16 @@ def failure() -> m.Failure:
             "WorkflowTaskFailed",
             "WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND  of event 2",
         ),
+        (
+            m.HistoryEvent(
+                event_type=E.EVENT_TYPE_NEXUS_OPERATION_SCHEDULED,
+                nexus_operation_scheduled_event_attributes=m.NexusOperationScheduledEventAttributes(
+                    endpoint="desk", service="books", operation="lend", input=payloads("pen").payloads[0]
+                ),
+            ),
+            "NexusOperationScheduled",
+            'desk  books  lend  "pen"',
+        ),
         (m.HistoryEvent(event_type=E.EVENT_TYPE_UNSPECIFIED), "Unspecified", ""),
     ],
 )
