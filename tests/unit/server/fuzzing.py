@@ -53,6 +53,9 @@ USUAL: dict[str, tuple[str, ...]] = {
     "identity": ("me", "you"),
     "worker_instance_key": ("",) * 8 + ("w1",),
     "type": ("Broken",),
+    "task_queue": ("queue",),
+    "endpoint": ("queue",) * 6 + ("nowhere",),
+    "url": ("temporal://system",) * 3 + ("http://nowhere/",),
     "query": (
         "",
         "WorkflowId = 'a'",
@@ -67,7 +70,8 @@ NEEDED = frozenset((
     "start_to_close_timeout", "start_to_fire_timeout", "marker_name", "commands", "request", "input", "meta",
     "update_id", "operations", "job_id", "reason", "operation", "first_workflow_task", "failure",
     "application_failure_info", "message", "query", "workflow_task_finish_event_id", "update_ref", "identity",
-    "search_attributes", "start_workflow", "update_workflow",
+    "search_attributes", "start_workflow", "update_workflow", "spec", "target", "endpoint", "service", "nexus", "url",
+    "response", "start_operation", "completion_callbacks", "header", "error", "operation_token", "scheduled_event_id",
 ))  # fmt: skip
 """Fields that sound requests have; each other one comes now and then."""
 FRESH = frozenset({"request_id", "activity_id", "timer_id", "job_id", "update_id"})
@@ -87,7 +91,7 @@ def _kind_of(rpc: Rpc) -> str:
     """Whose tokens a call takes or gives."""
     if "query_task" in rpc.method:
         return "query"
-    return next((kind for kind in ("activity_task", "workflow_task") if kind in rpc.method), rpc.method)
+    return next((kind for kind in ("activity_task", "workflow_task", "nexus_task") if kind in rpc.method), rpc.method)
 
 
 class Messages:
@@ -101,6 +105,8 @@ class Messages:
         self.rng = rng
         self.seen: dict[str, list[Any]] = {}
         """Ids and tokens that answers held, by the name of their field and, of tokens, whose they are."""
+        self._callbacks: list[dict[str, str]] = []
+        """Headers of callbacks that handlers got."""
         self._edge = 0.0
         self._kind = ""
         self._count = 0
@@ -110,6 +116,8 @@ class Messages:
         kind = _kind_of(rpc)
         if isinstance(answer, m.PollWorkflowTaskQueueResponse) and answer.HasField("query"):
             kind = "query"
+        if isinstance(answer, m.PollNexusTaskQueueResponse) and answer.request.start_operation.callback_header:
+            self._callbacks = [*self._callbacks[-KEPT:], dict(answer.request.start_operation.callback_header)]
         self._learn(kind, answer, 0)
 
     def _learn(self, kind: str, message: Message, depth: int) -> None:
@@ -176,6 +184,9 @@ class Messages:
 
     def _fill(self, field: FieldDescriptor, message: Any, depth: int) -> None:
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            if isinstance(message, m.Callback.Nexus) and self._callbacks and self.rng.random() < 0.9:
+                message.header.update(self.rng.choice(self._callbacks))
+                return
             key, value = field.message_type.fields_by_name["key"], field.message_type.fields_by_name["value"]
             for _ in range(self.rng.choice((0, 1, 3))):
                 if value.message_type is None:
