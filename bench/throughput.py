@@ -10,13 +10,19 @@ from typing import Any
 
 import perdure
 from bench.probe import cpu_s, in_flight, percentile
-from bench.work import NOTES, Listener, add, chain, chain_in_threads, fan_out, timed_chain
+from bench.work import PACES, Listener, Pace, add, chain, chain_in_threads, fan_out, paced_chain
 from perdure.engine import Engine, EngineConfig
 from perdure.engine.history import Limits
 from perdure.engine.store.sqlite import SqliteStore
 
 STEPS = 10
 IN_FLIGHT = 50
+LONG_STEPS = 5_000
+"""How long a history is when its steps count as late ones."""
+FRESH_STEPS = 5
+STRETCH = 50
+"""Steps measured at a time."""
+STRETCHES = 41
 
 
 async def _chains(folder: Path, workflow: Any, count: int) -> dict[str, float]:
@@ -107,15 +113,35 @@ def signals(folder: Path) -> dict[str, float]:
 
 
 async def _history_length(folder: Path) -> dict[str, float]:
-    """CPU, not time: a long run's steps wait for the disk one by one, and the disk has moods."""
-    steps = 5_100
+    """Stretches of a long chain and of fresh ones by turns, so that both see the same machine; the median of each.
+
+    CPU, not time: a lone chain's steps wait for the disk one by one, and the disk has moods.
+    """
+    early_ms: list[float] = []
+    late_ms: list[float] = []
     async with perdure.open(folder / "bench.db") as app:
-        for number in range(10):
-            await app.execute(timed_chain, 100, id=f"warm-{number}")
-        NOTES.clear()
-        await app.execute(timed_chain, steps, id="long")
-    early, late = ((NOTES[end] - NOTES[end - 200]) / 200 * 1000 for end in (205, 5_050))
-    return {"early_ms": early, "late_ms": late, "ratio": late / early}
+        long = PACES["long"] = Pace()
+        late = await app.start(paced_chain, "long", LONG_STEPS + STRETCHES * STRETCH, id="long")
+        await long.walk(LONG_STEPS)
+        for number in range(STRETCHES):
+            late_ms.append(await _stretch_ms(long))
+            name = f"fresh-{number}"
+            fresh = PACES[name] = Pace()
+            early = await app.start(paced_chain, name, FRESH_STEPS + STRETCH, id=name)
+            await fresh.walk(FRESH_STEPS)
+            early_ms.append(await _stretch_ms(fresh))
+            await early.result()
+        await late.result()
+    early_step, late_step = percentile(early_ms, 50), percentile(late_ms, 50)
+    return {"early_ms": early_step, "late_ms": late_step, "ratio": late_step / early_step}
+
+
+async def _stretch_ms(pace: Pace) -> float:
+    """CPU milliseconds of a step, over a stretch that begins when nothing is under way."""
+    await asyncio.sleep(0.02)
+    begin = cpu_s()
+    await pace.walk(STRETCH)
+    return (cpu_s() - begin) / STRETCH * 1000
 
 
 def history_length(folder: Path) -> dict[str, float]:

@@ -6,7 +6,6 @@ import asyncio
 import time
 from datetime import timedelta
 
-from bench.probe import cpu_s
 from perdure import activity, workflow
 
 MINUTE = timedelta(minutes=1)
@@ -80,17 +79,40 @@ async def sleeper(sleep_s: float) -> None:
     await wake(due_s)
 
 
-@workflow.defn(name="bench.timed_chain")
-async def timed_chain(steps: int) -> None:
-    """A long chain; the activity notes the time of each step."""
-    for number in range(steps):
-        await note(number)
+class Pace:
+    """Lets a chain go some steps at a time."""
+
+    def __init__(self) -> None:
+        self._permits = asyncio.Semaphore(0)
+        self._left = 0
+        self._there: asyncio.Future[None] | None = None
+
+    async def walk(self, steps: int) -> None:
+        """Let the chain go so many steps; returns when it is about to end the last of them."""
+        self._left = steps
+        self._there = asyncio.get_running_loop().create_future()
+        for _ in range(steps):
+            self._permits.release()
+        await self._there
+
+    async def step(self) -> None:
+        """The chain's side: wait until it may go on."""
+        await self._permits.acquire()
+        self._left -= 1
+        if not self._left and self._there is not None:
+            self._there.set_result(None)
 
 
-@activity.defn(name="bench.note", start_to_close_timeout=MINUTE)
-async def note(number: int) -> None:
-    NOTES.append(cpu_s())
+PACES: dict[str, Pace] = {}
 
 
-NOTES: list[float] = []
-"""CPU seconds of the process at each step of `timed_chain`."""
+@workflow.defn(name="bench.paced_chain")
+async def paced_chain(name: str, steps: int) -> None:
+    """A chain whose steps wait for its pace."""
+    for _ in range(steps):
+        await paced(name)
+
+
+@activity.defn(name="bench.paced", start_to_close_timeout=MINUTE)
+async def paced(name: str) -> None:
+    await PACES[name].step()
