@@ -160,9 +160,12 @@ class RunCache:
             self.drop(victim)
 
     def _forget_cold(self, run_key: int) -> None:
-        asleep = self._asleep.pop(run_key, 0)
-        self._asleep_bytes -= asleep
-        self.cold_bytes -= asleep + self._cold.pop(run_key, 0) + self._waiting.pop(run_key, 0)
+        size = self._asleep.pop(run_key, 0)
+        if size:
+            self._asleep_bytes -= size
+        else:  # It is in one of them at most.
+            size = self._cold.pop(run_key, 0) or self._waiting.pop(run_key, 0)
+        self.cold_bytes -= size
 
     def evict_cold(self) -> int:
         """Drop every run that nobody holds. Returns how many."""

@@ -26,7 +26,8 @@ _KINDS_KEPT: Final = 1024
 _KIND_KEPT_BYTES: Final = 2048
 """Longer ones are started field by field."""
 
-_WORKFLOW_ID, _INPUT, _REQUEST_ID = b"\x12\x2a\x52"
+_OWN: Final = b"\x12\x2a\x52"
+_WORKFLOW_ID, _INPUT, _REQUEST_ID = _OWN
 """Tags of the three fields in a request; no field has a lower number than the last of them and no length."""
 
 _OF_THE_MOMENT: Final = (
@@ -100,24 +101,25 @@ def read(request: m.StartWorkflowExecutionRequest, limits: Limits, attributes_of
     given = b""
     given_bytes = 0
     common: list[bytes] = []
-    at = 0
+    common_at = at = 0
     end = len(data)
     while at < end and (tag := data[at]) <= _REQUEST_ID:
         start = at + 2
         stop = start + data[at + 1]
         if data[at + 1] > 127:
             start, stop = content(data, at)
-        if tag == _WORKFLOW_ID:
-            workflow_id = data[start:stop].decode()
-        elif tag == _INPUT:
-            given = data[at + 1 : stop]
-            given_bytes = stop - start
-        elif tag == _REQUEST_ID:
-            request_id = data[start:stop].decode()
-        else:
-            common.append(data[at:stop])
+        if tag in _OWN:
+            common.append(data[common_at:at])
+            common_at = stop
+            if tag == _WORKFLOW_ID:
+                workflow_id = data[start:stop].decode()
+            elif tag == _INPUT:
+                given = data[at + 1 : stop]
+                given_bytes = stop - start
+            else:
+                request_id = data[start:stop].decode()
         at = stop
-    common.append(data[at:])
+    common.append(data[common_at:])
     rest = b"".join(common)
     kind = _kind(rest, limits, attributes_of) if workflow_id and len(rest) <= _KIND_KEPT_BYTES else None
     return Beginning(kind, workflow_id, request_id, given, given_bytes) if kind is not None else None

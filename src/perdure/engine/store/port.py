@@ -132,7 +132,10 @@ class CurrentRow(NamedTuple):
 
 
 class VisibilityRow(NamedTuple):
-    """What list and count know of a run; replaces the row with the same run_key."""
+    """What list and count know of a run; replaces the row with the same run_key.
+
+    What a run began with never changes: namespace, ids, type, start. A store need not look at them again.
+    """
 
     run_key: int
     namespace: str

@@ -114,6 +114,7 @@ CREATE TEMP TRIGGER batch_write INSTEAD OF INSERT ON batch BEGIN
   FROM carray(NEW.currents) WHERE true
   ON CONFLICT (namespace, workflow_id) DO UPDATE SET run_key = excluded.run_key;
 
+  -- The names of a run and its start never change, and to write them anew would be to write two indexes anew.
   -- run_key 12, status 6, start_ms 15, execution_ms 15, close_ms 15 (-1 = none), history_length 12, history_bytes 15,
   -- state_transitions 12, lengths 6 each of namespace, workflow_id, run_id, workflow_type, task_queue; these; info
   INSERT INTO visibility (run_key, status, start_ms, execution_ms, close_ms, history_length, history_bytes,
@@ -130,11 +131,9 @@ CREATE TEMP TRIGGER batch_write INSTEAD OF INSERT ON batch BEGIN
                CAST(substr(value, 127, 6) AS INTEGER) AS e
         FROM carray(NEW.visibility)) WHERE true
   ON CONFLICT (run_key) DO UPDATE
-  SET status = excluded.status, start_ms = excluded.start_ms, execution_ms = excluded.execution_ms,
-      close_ms = excluded.close_ms, history_length = excluded.history_length,
-      history_bytes = excluded.history_bytes, state_transitions = excluded.state_transitions,
-      namespace = excluded.namespace, workflow_id = excluded.workflow_id, run_id = excluded.run_id,
-      workflow_type = excluded.workflow_type, task_queue = excluded.task_queue, info = excluded.info;
+  SET status = excluded.status, execution_ms = excluded.execution_ms, close_ms = excluded.close_ms,
+      history_length = excluded.history_length, history_bytes = excluded.history_bytes,
+      state_transitions = excluded.state_transitions, task_queue = excluded.task_queue, info = excluded.info;
 
   -- length of name 6, name, data
   INSERT INTO namespaces (name, data)
