@@ -23,6 +23,7 @@ from tests.service.support import (
     payloads,
     refusal,
     schedule_activity,
+    start_timer,
     turns,
 )
 
@@ -239,6 +240,29 @@ async def test_a_run_that_is_not_in_memory_is_read_first(driver: Driver) -> None
     (task,) = taker.workflow_tasks
     assert [event.event_id for event in m.History.FromString(task.history).events] == list(range(1, 10))
     assert (await driver.event_names())[-1] == "WorkflowTaskScheduled"
+
+
+async def test_many_that_wake_at_once_are_read_no_faster_than_they_go_on() -> None:
+    count = 1_500
+    store = MemoryStore()
+    async with Driver(store) as driver:
+        taker = Taker(
+            driver, lambda history: [start_timer("t", 60) if len(history.events) == 3 else complete_workflow()]
+        )
+        taker.poll()
+        for number in range(count):
+            await driver.start(f"wf-{number}")
+        await driver.settle()
+        cache = driver.engine.shard.cache
+        cache.evict_cold()
+        loads = cache.loads
+        driver.clock.advance_by(60_000)
+        await driver.settle()
+        assert len(taker.workflow_tasks) == 2 * count
+        assert cache.loads - loads == count, "each is read once"
+        rows = [await store.read_history(key, 6, 1 << 20) for key in range(1, count + 1)]
+        together = sum(len(of_run) == 1 and of_run[0].first_event_id == 6 for of_run in rows)
+        assert together > count * 3 // 4, "what the timer set off is written with it"
 
 
 async def test_a_run_with_a_long_history_is_told_by_message(driver: Driver) -> None:

@@ -103,6 +103,8 @@ class Shard:
         self.recovery = Recovery(self)
         self.erasing = Erasing(self)
         self._background: set[asyncio.Task[None]] = set()
+        self._waking_away = False
+        """A slice of runs that were not in memory is being woken."""
         self._stopped = False
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -340,24 +342,35 @@ class Shard:
         if timers.horizon_passed(now_ms):
             old_ms, new_ms = timers.move_horizon(now_ms, list(self.cache.loaded.values()))
             self.spawn(self._scan(old_ms, new_ms))
+        if self._waking_away:
+            return  # Which goes on with the next slice when it is through.
         here, away = timers.pop_due(now_ms, self.config.fire_slice, self.cache.loaded)
         for slot in here:
             self._wake(slot, now_ms)
         if away:
+            self._waking_away = True
             self.spawn(self._wake_away(away))
-        if timers.has_due(now_ms):
+        elif timers.has_due(now_ms):
             asyncio.get_running_loop().call_soon(self._ring)
         else:
             timers.arm()
         self.on_settled()
 
     async def _wake_away(self, keys: list[int]) -> None:
-        for count, key in enumerate(keys):
-            if count % _LOADS_A_TURN == 0:
-                await asyncio.sleep(0)
-            slot = await self.recovery.load(key)
-            if slot is not None:
-                self._wake(slot, self.clock.now_ms())
+        """Load a slice of runs and wake them, no faster than their tasks are handed out.
+
+        So what a run's timer sets off is done while the run is in memory, and the most of it in one commit.
+        """
+        try:
+            for count, key in enumerate(keys):
+                if count % _LOADS_A_TURN == 0:
+                    await asyncio.sleep(0)
+                slot = await self.recovery.load(key)
+                if slot is not None:
+                    self._wake(slot, self.clock.now_ms())
+        finally:
+            self._waking_away = False
+        self._ring()
 
     def _wake(self, slot: Slot, now_ms: int) -> None:
         """Let the run fire what is due, then note its next deadline."""

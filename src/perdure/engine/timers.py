@@ -142,7 +142,10 @@ class Timers:
         self._on_alarm()
 
     def pop_due(self, now_ms: int, limit: int, loaded: dict[int, Slot]) -> tuple[list[Slot], list[int]]:
-        """Runs whose entries are due, earliest first: those in memory, and the keys of those to be loaded."""
+        """Runs whose entries are due, earliest first: those in memory, and the keys of those to be loaded.
+
+        Whoever is given a run wakes it and registers its next deadline; until then it has none.
+        """
         heap = self._heap
         here: list[Slot] = []
         away: list[int] = []
@@ -150,7 +153,9 @@ class Timers:
             _, key = heapq.heappop(heap)
             slot = loaded.get(key)
             if slot is not None:
-                here.append(slot)
+                if slot.due_ms <= now_ms:
+                    slot.due_ms = NEVER_MS
+                    here.append(slot)
             elif self.away.get(key, NEVER_MS) <= now_ms:
                 del self.away[key]
                 away.append(key)
