@@ -157,4 +157,13 @@ ROWS = [
             Budget(metric="kib_per_poll", label="memory per poll, KiB"),
         ),
     ),
+    Row(
+        name="server-start",
+        what="the development server, from its process's start to its first answer",
+        measure=serving.server_start,
+        budgets=(
+            Budget(metric="s", label="seconds", limit=2),
+            Budget(metric="cpu_s", label="CPU seconds"),
+        ),
+    ),
 ]

@@ -1,4 +1,4 @@
-"""Rows about the server: its CPU under workers of two SDKs, and what polls that wait cost it.
+"""Rows about the server: its CPU under workers of two SDKs, what polls that wait cost it, and how soon it answers.
 
 The server runs as a process of its own on a file, as anybody would start it; so do the workers (`bench.far`). CPU and
 memory of the server are read from outside. This needs ``/proc``.
@@ -16,14 +16,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc.aio
+
 from bench.far import STEPS
+from bench.probe import percentile
 from perdure import Client
 from perdure.api import messages as m
+from perdure.api.rpcs import RPCS
 
 CHAINS = 300
 POLLS = 2_000
 POLLS_OF_A_CLIENT = 200
 IDLE_S = 10.0
+STARTS = 5
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -120,3 +125,27 @@ def idle_polls(folder: Path) -> dict[str, float]:
     """Two thousand long polls that nothing comes for."""
     with _server(folder) as server:
         return asyncio.run(_wait_in_vain(server))
+
+
+async def _say_what_you_are(address: str) -> None:
+    async with grpc.aio.insecure_channel(address) as channel:
+        await channel.unary_unary(RPCS["get_system_info"].path)(b"", wait_for_ready=True)
+
+
+def server_start(folder: Path) -> dict[str, float]:
+    """From the start of the development server's process to its first answer; the middle one of several starts."""
+    command = [sys.executable, "-m", "perdure.cli", "server", "start-dev", "--port", "0"]
+    took_s: list[float] = []
+    used_s: list[float] = []
+    for _ in range(STARTS):
+        begin = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            try:
+                address = process.stdout.readline().split(" at ")[-1].strip()
+                asyncio.run(_say_what_you_are(address))
+                took_s.append(time.perf_counter() - begin)
+                used_s.append(_Served(process, address).cpu_s())
+            finally:
+                process.terminate()
+    return {"s": percentile(took_s, 50), "cpu_s": percentile(used_s, 50)}

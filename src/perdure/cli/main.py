@@ -8,8 +8,10 @@ A traceback is shown for errors nobody foresaw, and for known ones with ``PERDUR
 
 from __future__ import annotations
 
+import gc
 from importlib import import_module
 from importlib.metadata import version
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
@@ -47,8 +49,17 @@ class _Commands(TyperGroup):
         module = COMMANDS.get(cmd_name)
         if module is None:
             return None
-        group = get_group(import_module(module).app)
+        group = get_group(_loaded(module).app)
         return group.commands.get(cmd_name, group)
+
+
+def _loaded(name: str) -> ModuleType:
+    """A module; what importing makes is there to stay, and nobody looks for garbage among it meanwhile."""
+    gc.disable()
+    try:
+        return import_module(name)
+    finally:
+        gc.enable()
 
 
 app = typer.Typer(

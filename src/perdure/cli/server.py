@@ -7,6 +7,7 @@ this one, and passes over those that mean nothing here with a line in the log.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,9 @@ from perdure.server.process import ServerSettings, SettingsError, serve
 __all__ = ["app"]
 
 app = typer.Typer(name="server", help="Serve workflows to SDKs over gRPC.", no_args_is_help=True)
+
+GC_THRESHOLDS = (10_000, 20, 20)
+"""Containers made before the young ones are looked at; such rounds before the older, and before all."""
 
 Namespaces = Annotated[list[str] | None, typer.Option("--namespace", "-n", help="Register it; once for each.")]
 Attributes = Annotated[list[str] | None, typer.Option("--search-attribute", help="NAME=TYPE; once for each.")]
@@ -160,6 +164,9 @@ def _serve(settings: ServerSettings, log_format: str, log_level: str) -> None:
             f"--log-format is one of {', '.join(LOG_FORMATS)}; --log-level one of {', '.join(LOG_LEVELS)}.",
         )
     set_up_logs(log_format, log_level)
+    # What has been imported stays, so it need not be searched for garbage; calls make a lot that soon is.
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     try:
         asyncio.run(serve(settings, lambda line: print(line, flush=True)))
     except InsecureAddressError as error:

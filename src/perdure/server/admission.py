@@ -1,10 +1,10 @@
 """Whose call is next: a flood from one client does not make the others wait behind it.
 
 The event loop takes in about one call a turn, so calls are let in at that pace. As long as nobody waits, a call goes
-straight in and costs a comparison. Those that find the turn's share used up wait, each client's in a queue of its own,
-and the queues take turns: a client with one call waits for one call of each other client, not for the thousand that a
-busy one has sent. What waits is bounded in number and in bytes, for each client and in all; beyond that a call is
-refused with RESOURCE_EXHAUSTED, which SDKs take as a request to slow down.
+straight in and costs a comparison; what is left of a share is good for later turns. Those that find the share used up
+wait, each client's in a queue of its own, and the queues take turns: a client with one call waits for one call of each
+other client, not for the thousand that a busy one has sent. What waits is bounded in number and in bytes, for each
+client and in all; beyond that a call is refused with RESOURCE_EXHAUSTED, which SDKs take as a request to slow down.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Admission:
         if not self._left or self._queues:
             return False
         self._left -= 1
-        if not self._is_armed:
+        if not self._left and not self._is_armed:
             self._arm()
         return True
 
@@ -105,7 +105,7 @@ class Admission:
             if not turn.done():  # Its caller has gone meanwhile.
                 turn.set_result(None)
                 self._left -= 1
-        if self._left < CALLS_A_TURN:
+        if not self._left:
             self._arm()
 
 

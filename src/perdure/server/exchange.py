@@ -65,6 +65,8 @@ class Exchange:
         self._handlers.exchanges.add(self)
         try:
             await asyncio.wait((reading, self._writing), return_when=asyncio.FIRST_COMPLETED)
+            # gRPC cannot end a stream on which a message is just being sent.
+            await self.end()
         finally:
             self._handlers.exchanges.discard(self)
             answers.cancel()
