@@ -9,6 +9,7 @@ import pytest
 
 from perdure.api import StatusCode
 from perdure.api import messages as m
+from perdure.engine import EngineConfig
 from perdure.engine.store.memory import MemoryStore
 from tests.service.support import (
     QUEUE,
@@ -474,3 +475,15 @@ async def test_deployments_go_with_their_namespace(far: Driver) -> None:
         assert len((await far.service.list_worker_deployments(listing)).worker_deployments) == 1
         await far.service.delete_namespace(m.DeleteNamespaceRequest(namespace="default2"))
         await far.rest()
+
+
+async def test_when_a_version_counts_as_left_by_its_workers_is_a_setting() -> None:
+    async with Driver(MemoryStore(), config=EngineConfig(poller_seen_ms=1000), in_process=False) as far:
+        await poll(far, "1")
+        version = m.WorkerDeploymentVersion(deployment_name="shop", build_id="1")
+        delete = m.DeleteWorkerDeploymentVersionRequest(namespace="default", deployment_version=version)
+        error = await refusal(far.service.delete_worker_deployment_version(delete))
+        assert error.code is StatusCode.FAILED_PRECONDITION
+        far.clock.advance_by(1001)
+        await far.service.delete_worker_deployment_version(delete)
+        assert await statuses(far) == {}

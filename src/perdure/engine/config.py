@@ -62,6 +62,8 @@ class EngineConfig:
     """Most rows in a page of list, and the size when none is asked for."""
     max_queues: int = 10_000
     """Task queues kept in memory; idle ones are dropped beyond it."""
+    poller_seen_ms: int = 5 * 60_000
+    """A poller that has not been back for this long is forgotten."""
     quarantine_kept: int = 10_000
     """Damaged runs remembered; beyond it the oldest are read again when asked for."""
     batch_operations_per_second: float = 1000.0

@@ -77,7 +77,9 @@ class Shard:
         self.limits = config.limits
         self.namespaces = Namespaces()
         self.offering = Offering(self)
-        self.matching = Matching(clock, self.offering.sticky_expired, on_settled, config.max_queues)
+        self.matching = Matching(
+            clock, self.offering.sticky_expired, on_settled, config.max_queues, config.poller_seen_ms
+        )
         self.cache = RunCache(
             store,
             limit_bytes=config.cache_bytes,

@@ -109,6 +109,7 @@ _OF_ENGINES: dict[str, tuple[str, _Reader]] = {
     "frontend.visibilityMaxPageSize": ("list_page", _count),
     "history.maxBufferedQueryCount": ("max_queries_per_run", _count),
     "matching.longPollExpirationInterval": ("poll_timeout_s", _seconds),
+    "matching.PollerHistoryTTL": ("poller_seen_ms", _milliseconds),
     "matching.stickyPollerUnavailableWindow": ("sticky_alive_ms", _milliseconds),
 }
 _RUNS = {key.lower(): setting for key, setting in _OF_RUNS.items()}

@@ -25,7 +25,7 @@ from msgspec import Struct
 from perdure.engine.history.priorities import Rank
 from perdure.engine.matching.ranks import RankedBacklog
 from perdure.engine.matching.throttle import Throttle
-from perdure.engine.matching.watch import QueueWatch
+from perdure.engine.matching.watch import SEEN_MS, QueueWatch
 
 if TYPE_CHECKING:
     from perdure.engine.clock import Clock, Handle
@@ -150,7 +150,7 @@ class TaskQueue:
         self.last_poll_ms = _NEVER_MS
         self.added = 0
         """Tasks that have come so far."""
-        self.watch = QueueWatch(matching.clock.now_ms())
+        self.watch = QueueWatch(matching.clock.now_ms(), matching.seen_ms)
         self.throttle: Throttle | None = None
         self._pump_alarm: Handle | None = None
         self._matching = matching
@@ -414,6 +414,7 @@ class Matching:
         on_expired: gets tasks that have waited too long in a sticky queue.
         on_parked: called when a poll begins to wait.
         max_queues: idle queues are dropped when there are more.
+        seen_ms: pollers that have not been back for this long are forgotten.
     """
 
     def __init__(
@@ -422,8 +423,10 @@ class Matching:
         on_expired: Callable[[WorkflowTask | QueryTask], None],
         on_parked: Callable[[], None],
         max_queues: int,
+        seen_ms: int = SEEN_MS,
     ) -> None:
         self.clock = clock
+        self.seen_ms = seen_ms
         self.on_expired = on_expired
         self.on_parked = on_parked
         self.in_transit = 0

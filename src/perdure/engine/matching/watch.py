@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from perdure.api import messages as m
 
-__all__ = ["PollerVersions", "QueueWatch", "Rates"]
+__all__ = ["SEEN_MS", "PollerVersions", "QueueWatch", "Rates"]
 
 _SPAN_MS = 30_000
 """Rates are averages over this long."""
 _SAMPLE_MS = 5_000
-_SEEN_MS = 5 * 60_000
-"""A poller that has not been back for this long is forgotten."""
+SEEN_MS = 5 * 60_000
+"""A poller that has not been back for this long is forgotten, as a rule."""
 _SEEN_KEPT = 1_000
 """Pollers remembered after each sample, the latest ones."""
 
@@ -40,9 +40,10 @@ class Rates(NamedTuple):
 class QueueWatch:
     """The observations of one queue."""
 
-    __slots__ = ("_samples", "sample_due_ms", "seen", "versions")
+    __slots__ = ("_samples", "_seen_ms", "sample_due_ms", "seen", "versions")
 
-    def __init__(self, now_ms: int) -> None:
+    def __init__(self, now_ms: int, seen_ms: int = SEEN_MS) -> None:
+        self._seen_ms = seen_ms
         self.seen: dict[str, int] = {}
         """When each poller was here last, by identity."""
         self.versions: dict[str, PollerVersions] = {}
@@ -61,7 +62,7 @@ class QueueWatch:
         self._forget(now_ms)
 
     def _forget(self, now_ms: int) -> None:
-        gone = [identity for identity, at_ms in self.seen.items() if at_ms < now_ms - _SEEN_MS]
+        gone = [identity for identity, at_ms in self.seen.items() if at_ms < now_ms - self._seen_ms]
         if len(self.seen) - len(gone) > _SEEN_KEPT:
             gone = sorted(self.seen, key=self.seen.__getitem__)[:-_SEEN_KEPT]
         for identity in gone:

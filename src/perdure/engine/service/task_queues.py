@@ -114,6 +114,8 @@ class TaskQueueTopic(ServiceTopic):
         for queue in queues:
             for standing in queue.standing:
                 queue.watch.seen[standing.identity] = now_ms
+            for waiting in queue.pollers:
+                queue.watch.seen.setdefault(waiting.identity, now_ms)
             for identity, at_ms in queue.watch.pollers(now_ms):
                 poller = m.PollerInfo(identity=identity)
                 set_timestamp_ms(poller.last_access_time, at_ms)
