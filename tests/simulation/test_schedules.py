@@ -15,6 +15,7 @@ from tests.service.scheduling import MINUTE_MS, Scheduling, schedule
 from tests.service.support import NAMESPACE, START_MS, Driver, complete_workflow, refusal
 
 ACTIONS = 4
+TERMINATED = m.WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_TERMINATED
 Hook = Callable[[int, Batch], None]
 
 
@@ -242,3 +243,20 @@ async def test_a_month_is_over_in_no_time() -> None:
         info = await s.info()
         assert info.action_count == 22
         assert driver.clock.now_ms() > START_MS + 28 * 24 * 60 * MINUTE_MS
+
+
+async def test_a_damaged_workflow_does_not_hold_its_schedule_up() -> None:
+    state, clock = MemoryState(), VirtualClock(START_MS)
+    async with await restarted(state, clock, 1) as driver:
+        s = Scheduling(driver)
+        await s.create(schedule(every_s=60, overlap="BUFFER_ONE"))
+        await s.pass_time(2 * MINUTE_MS)
+    (row,) = state.runs.values()
+    state.runs[row.run_key] = row._replace(state=b"\xff" + row.state)
+    state.histories[row.run_key].batches[0] = b"\xff"
+    async with await restarted(state, clock, 2) as driver:
+        s = Scheduling(driver)
+        task = await driver.poll()
+        assert task.workflow_execution.workflow_id == "wf-2026-01-01T00:02:00Z"
+        info = await s.info()
+        assert [each.start_workflow_status for each in info.recent_actions] == [TERMINATED, 1]

@@ -455,7 +455,12 @@ class Schedules:
     async def _open_run(self, schedule: Schedule, running: Running) -> Slot | None:
         """The present run of a workflow that runs; None if it has gone, which is noted, or is not the schedule's."""
         namespace = schedule.key[0]
-        slot = await self._shard.cache.find_current(namespace, running.workflow_id)
+        try:
+            slot = await self._shard.cache.find_current(namespace, running.workflow_id)
+        except RpcError as error:
+            if error.code is not StatusCode.DATA_LOSS:
+                raise
+            slot = None  # It is damaged, and will never end.
         if not self._has(schedule) or running not in schedule.state.running:
             return None
         if slot is None or not slot.run.is_open:

@@ -100,10 +100,19 @@ class Times:
         self._end_ms = timestamp_ms(spec.end_time) if spec.HasField("end_time") else None
         self.jitter_ms = _span_ms(spec.jitter, "the jitter")
         self._seed = seed
+        self._asked_s: int | None = None
+        """The latest question, which is often asked again, and its answer."""
+        self._answer: Moment | None = None
 
     def next(self, after_ms: int) -> Moment | None:
         """The first action whose nominal instant is later than this one, epoch milliseconds; None after the last."""
         after_s = max(after_ms, _EARLIEST_MS) // 1000
+        if after_s != self._asked_s:
+            self._answer = self._next(after_s)
+            self._asked_s = after_s
+        return self._answer
+
+    def _next(self, after_s: int) -> Moment | None:
         if self._start_ms is not None:
             after_s = max(after_s, -(-self._start_ms // 1000) - 1)
         nominal_s = self._next_kept(after_s)
