@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.kill_rounds import RESULTS
+from tests.torture import share_of
 
 PROGRAM = Path(__file__).with_name("kill_rounds.py")
 
@@ -71,8 +72,8 @@ def test_200_rounds(tmp_path: Path) -> None:
 
 
 @pytest.mark.torture
-@pytest.mark.parametrize("seed", range(2, 8))
+@pytest.mark.parametrize("seed", share_of(range(2, 8)))
 def test_many_more_rounds(tmp_path: Path, seed: int) -> None:
-    rows = run_rounds(tmp_path, 400, seed, timeout_s=800)
+    rows = run_rounds(tmp_path, 400, seed, timeout_s=1400)
     assert_nothing_lost(rows)
     assert_no_completed_step_ran_again(rows)

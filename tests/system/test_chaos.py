@@ -21,6 +21,7 @@ from perdure.exceptions import PerdureError
 from tests.system import flows, test_families, twin_activities, twin_stories, twins
 from tests.system.lives import NEVER_S, OUTSIDE, Life, Lives
 from tests.system.twin_stories import start
+from tests.torture import share_of
 
 LETTERS = 60
 FAN = 50
@@ -336,5 +337,5 @@ def test_workers_die_as_well(seed: int) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("hundred", range(4))
 def test_everything_at_once_many_times(hundred: int) -> None:
-    for seed in range(100 * hundred + 100, 100 * hundred + 200):
+    for seed in share_of(range(100 * hundred + 100, 100 * hundred + 200)):
         chaos(seed, workers_die=seed % 2 == 0)

@@ -24,6 +24,7 @@ from perdure.exceptions import TimeoutError as ActivityTimeout
 from tests.system.lives import Life, Lives
 from tests.system.test_chaos import CONFIG, Chance, doom, persistently
 from tests.system.twin_stories import start
+from tests.torture import share_of
 
 Program = list[Any]
 CANCELLATIONS = {kind.name: kind for kind in workflow.ActivityCancellationType}
@@ -342,5 +343,5 @@ def test_a_program_comes_to_its_value(seed: int) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("hundred", range(4))
 def test_many_programs(hundred: int) -> None:
-    for seed in range(100 * hundred + 100, 100 * hundred + 200):
+    for seed in share_of(range(100 * hundred + 100, 100 * hundred + 200)):
         run_programs(seed)

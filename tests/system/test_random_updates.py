@@ -22,6 +22,7 @@ from tests.system.lives import Life, Lives
 from tests.system.test_chaos import CONFIG, Chance, doom, persistently
 from tests.system.test_programs import Program, interpret, make, value
 from tests.system.twin_stories import start
+from tests.torture import share_of
 
 UPDATES = 8
 DEPTH = 2
@@ -153,5 +154,5 @@ def test_every_update_comes_to_its_value(seed: int) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("hundred", range(4))
 def test_many_updates(hundred: int) -> None:
-    for seed in range(100 * hundred + 100, 100 * hundred + 200):
+    for seed in share_of(range(100 * hundred + 100, 100 * hundred + 200)):
         run_updates(seed)
