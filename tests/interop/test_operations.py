@@ -15,18 +15,22 @@ from temporalio.api.activity.v1 import ActivityOptions
 from temporalio.api.batch.v1 import BatchOperationReset, BatchOperationSignal, BatchOperationTermination
 from temporalio.api.common.v1 import Priority, ResetOptions, WorkflowExecution
 from temporalio.api.enums.v1 import BatchOperationState, PendingActivityState
+from temporalio.api.enums.v1 import WorkflowExecutionStatus as RawStatus
 from temporalio.api.workflow.v1 import PendingActivityInfo, WorkflowExecutionOptions
 from temporalio.api.workflowservice.v1 import (
     DeleteWorkflowExecutionRequest,
     DescribeBatchOperationRequest,
     DescribeBatchOperationResponse,
+    DescribeWorkflowExecutionRequest,
     ListBatchOperationsRequest,
     PauseActivityRequest,
+    PauseWorkflowExecutionRequest,
     ResetActivityRequest,
     ResetWorkflowExecutionRequest,
     StartBatchOperationRequest,
     StopBatchOperationRequest,
     UnpauseActivityRequest,
+    UnpauseWorkflowExecutionRequest,
     UpdateActivityOptionsRequest,
     UpdateWorkflowExecutionOptionsRequest,
 )
@@ -455,6 +459,45 @@ async def test_options_change(client: Client) -> None:
     async with worker(client):
         await handle.signal(Assembly.end)
         await handle.result()
+        await replays(handle)
+
+
+async def test_a_workflow_is_paused_and_goes_on(client: Client) -> None:
+    """What a worker holds is finished, what comes is kept, and nothing is handed out until it goes on."""
+    async with worker(client):
+        handle = await client.start_workflow(Assembly.run, id="a", task_queue=QUEUE)
+
+        async def rests() -> bool:
+            names = await kinds(handle)
+            return "activity_task_completed" in names and names[-1] == "workflow_task_completed"
+
+        await until(rests)
+        await client.workflow_service.pause_workflow_execution(
+            PauseWorkflowExecutionRequest(
+                namespace=NAMESPACE, workflow_id="a", identity="me", reason="why", request_id="pause"
+            )
+        )
+        # Its own class of descriptions does not know this status.
+        described = await client.workflow_service.describe_workflow_execution(
+            DescribeWorkflowExecutionRequest(namespace=NAMESPACE, execution=WorkflowExecution(workflow_id="a"))
+        )
+        assert described.workflow_execution_info.status == RawStatus.WORKFLOW_EXECUTION_STATUS_PAUSED
+        assert described.workflow_extended_info.pause_info.reason == "why"
+        with pytest.raises(RPCError) as refused:
+            await handle.execute_update(Assembly.ask, "spoke")
+        assert refused.value.status is RPCStatusCode.FAILED_PRECONDITION
+        before = (await kinds(handle)).count("workflow_task_started")
+        await handle.signal(Assembly.note, "while paused")
+        await handle.signal(Assembly.end)
+        # Another workflow gets through the same queue: the one that is paused had its chance.
+        other = await client.start_workflow(Assembly.run, id="b", task_queue=QUEUE)
+        await other.signal(Assembly.end)
+        await other.result()
+        assert (await kinds(handle)).count("workflow_task_started") == before
+        await client.workflow_service.unpause_workflow_execution(
+            UnpauseWorkflowExecutionRequest(namespace=NAMESPACE, workflow_id="a", identity="me", request_id="on")
+        )
+        assert (await handle.result())[3:] == ["while paused"]
         await replays(handle)
 
 

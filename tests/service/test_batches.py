@@ -158,7 +158,7 @@ async def test_resets_leave_behind_what_they_are_told_to(driver: Driver) -> None
     assert "WorkflowExecutionSignaled" not in await driver.event_names("wf")
 
 
-async def test_a_workflow_without_a_task_cannot_be_reset(driver: Driver) -> None:
+async def test_a_workflow_without_a_task_cannot_be_reset(driver: Driver, caplog: pytest.LogCaptureFixture) -> None:
     await driver.start("new")
     request = driver.start_request("delayed")
     request.workflow_start_delay.seconds = 600
@@ -170,6 +170,12 @@ async def test_a_workflow_without_a_task_cannot_be_reset(driver: Driver) -> None
         ("new", StatusCode.INVALID_ARGUMENT),
         ("delayed", StatusCode.FAILED_PRECONDITION),
     ]
+    told = [record.getMessage() for record in caplog.records if record.name == "perdure.batches"]
+    assert [
+        ("'job'" in line, repr(each.workflow_id) in line, each.run_id in line)
+        for line, each in zip(told, failures, strict=True)
+    ] == [(True, True, True)] * 2
+    assert "INVALID_ARGUMENT" in told[0] and "FAILED_PRECONDITION" in told[1]
 
 
 async def test_options_change(driver: Driver) -> None:

@@ -15,6 +15,7 @@ tried again a few times; what is refused counts as failed, and the job goes on.
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -23,7 +24,17 @@ from google.protobuf.message import DecodeError
 
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
-from perdure.engine.batches.job import INDEX, Entry, Job, JobState, Page, Progress, decode_index, encode_index
+from perdure.engine.batches.job import (
+    FAILURES_KEPT,
+    INDEX,
+    Entry,
+    Job,
+    JobState,
+    Page,
+    Progress,
+    decode_index,
+    encode_index,
+)
 from perdure.engine.batches.operations import Work, operation_of
 from perdure.engine.commit import Group
 from perdure.engine.reads import read
@@ -35,6 +46,8 @@ if TYPE_CHECKING:
     from perdure.engine.shard import Shard
 
 __all__ = ["Batches", "Lister"]
+
+_logger = logging.getLogger("perdure.batches")
 
 JOBS_KEPT: Final = 1000
 """Jobs remembered; beyond it the oldest that have ended are forgotten."""
@@ -347,6 +360,12 @@ class Batches:
         self._put(job, job.progress_row())
         if error is not None:
             self._put(job, job.failures_row())
+            if job.progress.failed <= FAILURES_KEPT:  # The API counts them, and has no word for why.
+                entry, failed = job.entry, job.failures[-1]
+                _logger.warning(
+                    "batch operation %r of namespace %s cannot serve workflow %r, run %s: %s",
+                    *(entry.job_id, entry.namespace, failed.workflow_id, failed.run_id, error),
+                )
 
     async def _rest(self, span_ms: int) -> None:
         """Wait; an engine that does nothing else is idle."""
