@@ -158,7 +158,7 @@ async def counted(life: Life) -> object:
             if error.code is not StatusCode.ALREADY_EXISTS:
                 raise
         total = await life.client.get_workflow_handle("counter").query("total", result_type=int)
-        assert max(seen, number + 1) <= total <= 20
+        assert max(seen, number + 1) <= total <= 20, (number, seen, total)
         seen = total
     return await life.client.get_workflow_handle("counter").result()
 

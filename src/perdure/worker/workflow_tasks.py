@@ -340,12 +340,16 @@ class WorkflowTaskWorker:
     async def _feed_missing(self, task: Task, run: WorkflowRun, until_id: int | None) -> None:
         """Fetch what lies between what the run knows and the task's first event; all there is if that is None.
 
-        The service always pages from the beginning; the run skips what it knows.
+        The service always pages from the beginning; the run skips what it knows. It shows what is durable, and a worker
+        of its process may have completed a task before that: such a task is waited for.
         """
+        needed_id = task.previous_started_event_id + 1 if until_id is None else until_id - 1
+        shown_id = 0
         page_token = b""
         while True:
-            page = await self._page(task, page_token)
+            page = await self._page(task, page_token, waits=shown_id < needed_id)
             events: Sequence[m.HistoryEvent] = page.history.events
+            shown_id = events[-1].event_id if events else shown_id
             page_token = page.next_page_token
             done = not page_token
             if until_id is not None and events and events[-1].event_id >= until_id:
@@ -360,12 +364,15 @@ class WorkflowTaskWorker:
                 "where its task begins"
             )
 
-    async def _page(self, task: Task, page_token: bytes) -> m.GetWorkflowExecutionHistoryResponse:
+    async def _page(
+        self, task: Task, page_token: bytes, *, waits: bool = False
+    ) -> m.GetWorkflowExecutionHistoryResponse:
         request = m.GetWorkflowExecutionHistoryRequest(
             namespace=self._namespace,
             execution=task.workflow_execution,
             maximum_page_size=_HISTORY_PAGE_EVENTS,
             next_page_token=page_token,
+            wait_new_event=waits,
         )
         return await repeat(self._service.get_workflow_execution_history, request)
 
