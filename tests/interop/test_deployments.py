@@ -153,8 +153,25 @@ def worker(client: Client, build: str) -> Worker:
     )
 
 
+async def polled(client: Client, versions: int) -> int:
+    """How many queues the versions of the deployment have."""
+    found = 0
+    for number in range(versions):
+        request = DescribeWorkerDeploymentVersionRequest(
+            namespace="default", deployment_version=VersionMessage(deployment_name="shop", build_id=str(number + 1))
+        )
+        try:
+            described = await client.workflow_service.describe_worker_deployment_version(request)
+        except RPCError:
+            return 0
+        found += len(described.worker_deployment_version_info.task_queue_infos)
+    return found
+
+
 async def describe(client: Client, versions: int) -> DescribeWorkerDeploymentResponse:
-    """The deployment, once it has so many versions."""
+    """The deployment, once it has so many versions, whose workers ask for tasks of both kinds."""
+    while await polled(client, versions) < 2 * versions:
+        pass
     while True:
         try:
             described = await client.workflow_service.describe_worker_deployment(

@@ -75,7 +75,7 @@ async def eventually(handle: ScheduleHandle, holds: Callable[[ScheduleInfo], boo
             pass
         return info
 
-    return await asyncio.wait_for(look(), 20)
+    return await asyncio.wait_for(look(), 100)
 
 
 async def refused(call: Awaitable[object], status: RPCStatusCode) -> RPCError:
@@ -194,7 +194,7 @@ async def test_intervals_run_by_the_clock(client: Client) -> None:
     assert (await handle.describe()).schedule.state.note == "enough"
     first = info.recent_actions[0]
     assert first.scheduled_at.microsecond == 0
-    assert first.started_at - first.scheduled_at < timedelta(seconds=5)
+    assert timedelta(0) <= first.started_at - first.scheduled_at < timedelta(minutes=1)
     await handle.unpause(note="go on")
     state = (await handle.describe()).schedule.state
     assert (state.paused, state.note) == (False, "go on")
