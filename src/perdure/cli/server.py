@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -168,13 +171,19 @@ def _serve(settings: ServerSettings, log_format: str, log_level: str) -> None:
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
     try:
-        asyncio.run(serve(settings, lambda line: print(line, flush=True)))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(serve(settings, lambda line: print(line, flush=True)))
     except InsecureAddressError as error:
         raise CliError(str(error), "--allow-unauthenticated listens there all the same.") from error
     except (KeyFileError, SettingError, SettingsError, TlsError, ValueError) as error:
         raise CliError(str(error)) from error
     except OSError as error:
         raise CliError(str(error), "Give another address or port.") from error
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loop, which takes less CPU for each call; asyncio's own where there is no uvloop."""
+    return import_module("uvloop").new_event_loop if find_spec("uvloop") is not None else None
 
 
 @app.command(name="api-key")
