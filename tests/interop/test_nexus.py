@@ -38,7 +38,7 @@ from tests.interop.conftest import Spawn
 
 QUEUE = "nexus"
 ENDPOINT = "desk"
-WAIT_S = 30
+WAIT_S = 100
 
 
 @nexusrpc.service
