@@ -73,47 +73,45 @@ class WorkflowRuntime:
         abandoned: warnings of the handlers that the run's close has cut short.
     """
 
-    # How every run begins stands in the class: most never change half of it.
-    updates: Updates | None = None
-    abandoned: tuple[RuntimeWarning, ...] = ()
-    workflow_id = ""
-    run_id = ""
-    original_run_id = ""
-    task_queue = ""
-    now_ns = 0
-    started_at_ms = 0
-    first_task_at_ms = 0
-    replaying = True
-    task_number = 0
-    closed = False
-    error: BaseException | None = None
-    instance: Any = None
-    cancel_requested = False
-    cancel_reason: str | None = None
-    kept_bytes = 0
-    main: Any = None
-    _started = b""
-    _info: Info | None = None
-    _memo: dict[str, m.Payload] | None = None
-    _search_attributes: dict[str, m.Payload] | None = None
-    _main_entered = False
-    _activities = _timers = _children = _step_count = 0
-
     def __init__(self, definition: WorkflowDefinition, *, namespace: str, converter: Converter) -> None:
         self.definition = definition
         self.namespace = namespace
         self.converter = converter
         self.loop = WorkflowLoop(self)
         self.handlers = Handlers(self)
+        self.updates: Updates | None = None
+        self.abandoned: tuple[RuntimeWarning, ...] = ()
+        self.workflow_id = ""
+        self.run_id = ""
+        self.original_run_id = ""
+        self.task_queue = ""
         self.task = TaskInfo()
+        self.now_ns = 0
+        self.started_at_ms = 0
+        self.first_task_at_ms = 0
+        self.replaying = True
+        self.task_number = 0
         self.commands: list[Issued] = []
         self.pending: dict[int, Any] = {}
         self.steps: dict[str, StepFuture] = {}
+        self.closed = False
+        self.error: BaseException | None = None
+        self.instance: Any = None
+        self.cancel_requested = False
+        self.cancel_reason: str | None = None
         self.patches_recorded: set[str] = set()
         self.scratch: dict[str, Any] = {}
         """For the authoring API: what it derives from this run and wants to keep with it."""
         self._patches: dict[str, bool] = {}
+        self._started = b""
+        self.kept_bytes = 0
+        self._info: Info | None = None
+        self._memo: dict[str, m.Payload] | None = None
+        self._search_attributes: dict[str, m.Payload] | None = None
         self.conditions: list[Any] = []
+        self.main: Any = None
+        self._main_entered = False
+        self._activities = self._timers = self._children = self._step_count = 0
 
     # Commands.
 

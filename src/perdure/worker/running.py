@@ -184,20 +184,18 @@ class RunningActivity:
         runner: the asyncio task it runs in.
     """
 
-    # What most executions never change stands in the class.
-    cancel_reason: CancelReason | None = None
-    finished = False
-    runner: asyncio.Task[None] | None = None
-    _heartbeats: HeartbeatSender | None = None
-    _task: m.PollActivityTaskQueueResponse | None = None
-    _info: Info | None = None
-    _cancelled: asyncio.Event | None = None
-
     def __init__(self, activity: Activity[Any, Any], given: Given, surroundings: Surroundings) -> None:
         self.activity = activity
         self.given = given
         self.converter = surroundings.converter
+        self.cancel_reason: CancelReason | None = None
+        self.finished = False
+        self.runner: asyncio.Task[None] | None = None
         self._surroundings = surroundings
+        self._heartbeats: HeartbeatSender | None = None
+        self._task: m.PollActivityTaskQueueResponse | None = None
+        self._info: Info | None = None
+        self._cancelled: asyncio.Event | None = None
 
     @property
     def task(self) -> m.PollActivityTaskQueueResponse:
