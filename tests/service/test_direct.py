@@ -11,9 +11,8 @@ import pytest
 from perdure.api import RpcError, StatusCode
 from perdure.api import messages as m
 from perdure.api.direct import ActivityTask, StandingPoll, WorkflowTask, direct_of
-from perdure.engine.cache import SHORT_BYTES
 from perdure.engine.store.memory import MemoryStore
-from perdure.engine.store.port import Batch, HistoryRow, StoreFullError
+from perdure.engine.store.port import Batch, StoreFullError
 from tests.service.support import (
     NAMESPACE,
     QUEUE,
@@ -23,7 +22,6 @@ from tests.service.support import (
     payloads,
     refusal,
     schedule_activity,
-    start_timer,
     turns,
 )
 
@@ -236,70 +234,8 @@ async def test_a_run_that_is_not_in_memory_is_read_first(driver: Driver) -> None
     assert activity.input == payloads("in").SerializeToString()
     activity.complete(payloads("out").SerializeToString(), no_loss)
     await driver.rest()
-    assert [task.workflow_id for task in taker.workflow_tasks] == ["wf"], "its history was read along with it"
-    (task,) = taker.workflow_tasks
-    assert [event.event_id for event in m.History.FromString(task.history).events] == list(range(1, 10))
+    assert [task.workflow_execution.workflow_id for task in taker.messages] == ["another", "wf"]
     assert (await driver.event_names())[-1] == "WorkflowTaskScheduled"
-
-
-async def test_many_that_wake_at_once_are_read_no_faster_than_they_go_on() -> None:
-    count = 1_500
-    store = MemoryStore()
-    async with Driver(store) as driver:
-        taker = Taker(
-            driver, lambda history: [start_timer("t", 60) if len(history.events) == 3 else complete_workflow()]
-        )
-        taker.poll()
-        for number in range(count):
-            await driver.start(f"wf-{number}")
-        await driver.settle()
-        cache = driver.engine.shard.cache
-        cache.evict_cold()
-        loads = cache.loads
-        driver.clock.advance_by(60_000)
-        await driver.settle()
-        assert len(taker.workflow_tasks) == 2 * count
-        assert cache.loads - loads == count, "each is read once"
-        rows = [await store.read_history(key, 6, 1 << 20) for key in range(1, count + 1)]
-        together = sum(len(of_run) == 1 and of_run[0].first_event_id == 6 for of_run in rows)
-        assert together > count * 3 // 4, "what the timer set off is written with it"
-
-
-async def test_a_run_with_a_long_history_is_told_by_message(driver: Driver) -> None:
-    taker = Taker(driver)
-    await driver.start()
-    await driver.step(schedule_activity(text="x" * SHORT_BYTES))
-    await driver.settle()
-    assert driver.engine.shard.cache.evict_cold() == 1
-    taker.poll()
-    taker.poll_activities()
-    await driver.rest()
-    taker.activities[0].complete(payloads("out").SerializeToString(), no_loss)
-    await driver.rest()
-    assert not taker.workflow_tasks
-    assert [event.event_id for event in taker.messages[0].history.events] == list(range(1, 10))
-
-
-async def test_a_damaged_history_is_found_out_by_who_needs_it() -> None:
-    store = MemoryStore()
-    async with Driver(store) as driver:
-        taker = Taker(driver)
-        await driver.start()
-        await driver.step(schedule_activity())
-        await driver.settle()
-        assert driver.engine.shard.cache.evict_cold() == 1
-        reading = store.read_history
-
-        async def read_history(run_key: int, first_event_id: int, max_bytes: int) -> list[HistoryRow]:
-            rows = await reading(run_key, first_event_id, max_bytes)
-            return rows[:-1]
-
-        store.read_history = read_history  # pyright: ignore[reportAttributeAccessIssue]
-        taker.poll()
-        taker.poll_activities()
-        await driver.rest()
-        assert (await refusal(driver.history())).code is StatusCode.DATA_LOSS
-        assert not taker.workflow_tasks
 
 
 async def test_who_has_decided_what_is_lost_is_told() -> None:
@@ -310,7 +246,7 @@ async def test_who_has_decided_what_is_lost_is_told() -> None:
             raise StoreFullError("no space left on the device")
 
     async with Driver(MemoryStore(before_commit=hook)) as driver:
-        taker = Taker(driver, lambda history: [schedule_activity() if len(history.events) < 9 else complete_workflow()])
+        taker = Taker(driver, lambda history: [schedule_activity()])
         taker.poll(sticky=True)
         taker.poll_activities()
         run_id = await driver.start()
@@ -327,8 +263,9 @@ async def test_who_has_decided_what_is_lost_is_told() -> None:
         assert len(taker.activities) == 1, "the attempt is still its own"
         await driver.complete_activity(taker.activities[0].message())
         await driver.rest()
-        assert [task.first_event_id for task in taker.workflow_tasks] == [1, 4, 1], "nothing it knows counts"
-        assert (await driver.event_names())[-1] == "WorkflowExecutionCompleted"
+        (message,) = taker.messages
+        assert message.history.events[0].event_id == 1, "the whole history: nothing it knows counts"
+        await driver.complete(message, complete_workflow())
         await driver.settle()
 
 
@@ -346,21 +283,3 @@ async def test_only_the_service_itself_offers_it() -> None:
         assert direct_of(wrapped) is None, "whoever wraps a service to see its calls sees them"
     async with Driver(MemoryStore(), in_process=False) as driver:
         assert direct_of(driver.service) is None
-
-
-async def test_an_activity_without_a_workflow(driver: Driver) -> None:
-    taker = Taker(driver)
-    taker.poll_activities()
-    request = m.StartActivityExecutionRequest(namespace=NAMESPACE, activity_id="act", input=payloads("in"))
-    request.activity_type.name = "work"
-    request.task_queue.name = QUEUE
-    request.start_to_close_timeout.seconds = 60
-    run_id = (await driver.service.start_activity_execution(request)).run_id
-    await driver.rest()
-    (task,) = taker.activities
-    assert (task.run_id, task.activity_type, task.input) == (run_id, "work", payloads("in").SerializeToString())
-    assert task.message().activity_run_id == run_id
-    task.complete(payloads("out").SerializeToString(), no_loss)
-    wanted = m.PollActivityExecutionRequest(namespace=NAMESPACE, activity_id="act")
-    assert (await driver.service.poll_activity_execution(wanted)).outcome.result == payloads("out")
-    await driver.settle()

@@ -214,10 +214,8 @@ class RunCache:
         except (StoreCorruptError, MsgspecError, DecodeError, ValueError, LookupError) as error:
             raise self.quarantine(run_key, f"its state is damaged: {error}") from error
         if run.is_open and not run.state.task_scheduled_event_id and run.state.history_bytes <= SHORT_BYTES:
-            # It was at rest for so long that it left memory here, and so it will have at its worker: whatever happens
-            # to it now, the worker has to be told its history from the beginning.
+            # It was at rest for so long that it left memory here, and so it will have at its worker.
             run.state.sticky_queue = ""
-            run.live.frames = await self._whole_history(run)
         if run_key in self.loaded:
             return
         self.loads += 1
@@ -226,16 +224,6 @@ class RunCache:
         self.add(slot)
         self._on_loaded(slot)
         self.cool(slot)
-
-    async def _whole_history(self, run: history.Run) -> list[bytes]:
-        """The frames of a run that is not in memory; none if they are damaged, which whoever needs them is told."""
-        frames: list[bytes] = []
-        try:
-            for row in await read(self._store.read_history(run.key, 1, 2 * SHORT_BYTES)):
-                frames += frames_of(row.data)
-        except (StoreCorruptError, ValueError):
-            return []
-        return frames if len(frames) == run.state.next_event_id - 1 else []
 
     async def _decode(self, loaded: LoadedRun) -> history.Run:
         key = loaded.row.run_key
