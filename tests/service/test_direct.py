@@ -283,3 +283,21 @@ async def test_only_the_service_itself_offers_it() -> None:
         assert direct_of(wrapped) is None, "whoever wraps a service to see its calls sees them"
     async with Driver(MemoryStore(), in_process=False) as driver:
         assert direct_of(driver.service) is None
+
+
+async def test_an_activity_without_a_workflow(driver: Driver) -> None:
+    taker = Taker(driver)
+    taker.poll_activities()
+    request = m.StartActivityExecutionRequest(namespace=NAMESPACE, activity_id="act", input=payloads("in"))
+    request.activity_type.name = "work"
+    request.task_queue.name = QUEUE
+    request.start_to_close_timeout.seconds = 60
+    run_id = (await driver.service.start_activity_execution(request)).run_id
+    await driver.rest()
+    (task,) = taker.activities
+    assert (task.run_id, task.activity_type, task.input) == (run_id, "work", payloads("in").SerializeToString())
+    assert task.message().activity_run_id == run_id
+    task.complete(payloads("out").SerializeToString(), no_loss)
+    wanted = m.PollActivityExecutionRequest(namespace=NAMESPACE, activity_id="act")
+    assert (await driver.service.poll_activity_execution(wanted)).outcome.result == payloads("out")
+    await driver.settle()
