@@ -64,7 +64,9 @@ class Household:
         )
         self.processes[server.pid] = server
         assert server.stdout is not None
-        return server.pid, server.stdout.readline().decode().split(" at ")[1].strip()
+        ready = server.stdout.readline().decode()
+        assert " at " in ready, server.communicate(timeout=WAIT_S)[1].decode()
+        return server.pid, ready.split(" at ")[1].strip()
 
     def terminate(self, pid: int) -> None:
         """As a supervisor does."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -167,11 +168,8 @@ def _serve(settings: ServerSettings, log_format: str, log_level: str) -> None:
             f"--log-format is one of {', '.join(LOG_FORMATS)}; --log-level one of {', '.join(LOG_LEVELS)}.",
         )
     set_up_logs(log_format, log_level)
-    # What has been imported stays, so it need not be searched for garbage; calls make a lot that soon is.
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with _rarely_collecting(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serve(settings, lambda line: print(line, flush=True)))
     except InsecureAddressError as error:
         raise CliError(str(error), "--allow-unauthenticated listens there all the same.") from error
@@ -179,6 +177,19 @@ def _serve(settings: ServerSettings, log_format: str, log_level: str) -> None:
         raise CliError(str(error)) from error
     except OSError as error:
         raise CliError(str(error), "Give another address or port.") from error
+
+
+@contextmanager
+def _rarely_collecting() -> Generator[None]:
+    """What has been imported stays, so it need not be searched for garbage; calls make a lot that soon is."""
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from google.protobuf.message import Message
 
@@ -112,8 +112,8 @@ class SocketChannel(asyncio.Protocol):
     # -- the connection --------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # It writes, though uvloop's is of no class of asyncio's.
+        self._transport = transport = cast(asyncio.Transport, transport)
         self._transport.write(greeting(role="client"))
 
     def data_received(self, data: bytes) -> None:

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from google.protobuf.message import DecodeError, Message
 
@@ -130,8 +130,8 @@ class _Connection(asyncio.Protocol):
         self._out: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # It writes, though uvloop's is of no class of asyncio's.
+        self._transport = transport = cast(asyncio.Transport, transport)
         self._server.connections.add(self)
         self._ended_for_children = sockets.keep_from_children(transport)
         transport.write(self._server.greeting)

@@ -98,7 +98,7 @@ def hang_up(transport: asyncio.Transport) -> None:
     """End the connection of a transport whose event loop has been closed; the other side learns of it at once."""
     connected = transport.get_extra_info("socket")
     if connected is not None:
-        with suppress(OSError):
+        with suppress(OSError, TypeError):  # uvloop's socket has no shutdown: it has ended with its loop.
             connected.shutdown(socket.SHUT_RDWR)
 
 
