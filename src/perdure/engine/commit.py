@@ -4,7 +4,8 @@ Transitions add to the accumulating `Group`. One long-lived committer takes the 
 changed run once, in its latest state), writes it in one atomic `Store.commit`, and hands it back: released when it
 is durable, lost when it is not. While a commit is in flight the next group accumulates. Before it takes a group
 the committer lets the event loop turn a few times as long as new transitions keep arriving, so that a start, the
-workflow task it causes and that task's commands land in one commit.
+workflow task it causes and that task's commands land in one commit. A server also keeps a short distance between two
+commits: the calls of other processes come one by one, and a commit costs as much as the engine's part of several.
 
 The durability barrier. Before its commit a transition may do one thing only: hand a workflow task to a poller of
 this process, whose commands can only be committed after it, in the same order. Replies, activity tasks, messages to
@@ -34,9 +35,11 @@ and from then on every call gets the same error.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from perdure.api import EngineStoppedError, RpcError, StatusCode
+from perdure.engine.clock import Clock, SystemClock
 from perdure.engine.history import OutMessage, UpdateChange
 from perdure.engine.store.port import Batch, Store, StoreError, StoreFencedError, StoreFullError, StoreWriteError
 
@@ -160,9 +163,13 @@ class Committer:
         store: where they go.
         host: encodes and releases them.
         linger_turns: event loop turns to wait at most while transitions keep arriving.
+        distance_s: seconds from the end of a commit to the beginning of the next one, at least.
+        clock: for the distance.
     """
 
-    def __init__(self, store: Store, host: CommitHost, linger_turns: int) -> None:
+    def __init__(
+        self, store: Store, host: CommitHost, linger_turns: int, distance_s: float = 0.0, clock: Clock | None = None
+    ) -> None:
         self.group = Group()
         """The accumulating group."""
         self.commits = 0
@@ -170,6 +177,9 @@ class Committer:
         self._store = store
         self._host = host
         self._linger_turns = linger_turns
+        self._distance_s = distance_s
+        self._clock = clock or SystemClock()
+        self._ended_at_s = 0.0
         self._writing: Group | None = None
         self.changes = 0
         """Counts transitions."""
@@ -228,6 +238,8 @@ class Committer:
             self._absorb(failure)
 
     async def _linger(self) -> None:
+        if self._distance_s:
+            await self._keep_distance()
         if self._crowd <= _CALM:
             return  # What a lone caller sets off comes in the turn that woke the committer.
         for _ in range(self._linger_turns):
@@ -235,6 +247,16 @@ class Committer:
             await asyncio.sleep(0)
             if self.changes == seen:
                 return
+
+    async def _keep_distance(self) -> None:
+        left_s = self._ended_at_s + self._distance_s - self._clock.monotonic_s()
+        if left_s > 0:
+            over = asyncio.get_running_loop().create_future()
+            alarm = self._clock.call_later(left_s, partial(over.set_result, None))
+            try:
+                await over
+            finally:
+                alarm.cancel()
 
     async def _commit(self) -> None:
         group, self.group = self.group, Group()
@@ -251,6 +273,8 @@ class Committer:
         else:
             self._writing = None
             self.commits += 1
+            if self._distance_s:
+                self._ended_at_s = self._clock.monotonic_s()
             group.settle(None)
             self._host.release_group(group)
 

@@ -53,6 +53,8 @@ class EngineConfig:
     """Schedule-to-start of a sticky task whose worker named none."""
     linger_turns: int = 4
     """Turns of the event loop a commit waits while new transitions keep arriving."""
+    commit_distance_s: float = 0.0
+    """From the end of a commit to the beginning of the next one, at least: more calls share a commit then."""
     retry_ms: int = 100
     retry_max_ms: int = 5_000
     """Back-off after a failed commit: first and longest."""

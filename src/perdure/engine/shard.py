@@ -89,7 +89,7 @@ class Shard:
             on_settled=on_settled,
             on_evicted=self._evicted,
         )
-        self.committer = Committer(store, self, config.linger_turns)
+        self.committer = Committer(store, self, config.linger_turns, config.commit_distance_s, clock)
         self.timers = Timers(clock, self._ring, config.near_horizon_ms)
         self.outbox = Outbox(self)
         self.nexus = Nexus(self)

@@ -36,6 +36,8 @@ logger = logging.getLogger("perdure.server")
 
 CACHE_BYTES = 128 * 1024 * 1024
 """Runs kept in memory that nobody works on; a server has more to spare than a guest in somebody's application."""
+COMMIT_DISTANCE_S = 0.001
+"""Between two commits; see `perdure.engine.commit`."""
 _QUIT_STATUS = 130
 
 
@@ -89,7 +91,8 @@ async def serve(settings: ServerSettings, announce: Callable[[str], None]) -> No
         TlsError: the certificate can't be used.
         ValueError: the address has no known form.
     """
-    configured = configure(settings.dynamic_config, EngineConfig(cache_bytes=CACHE_BYTES))
+    begun = EngineConfig(cache_bytes=CACHE_BYTES, commit_distance_s=COMMIT_DISTANCE_S)
+    configured = configure(settings.dynamic_config, begun)
     for key in configured.ignored:
         _log("a dynamic configuration key means nothing here and is ignored", key=key)
     for flag in settings.ignored:

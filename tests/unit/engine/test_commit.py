@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from perdure.api import RpcError, StatusCode
+from perdure.engine.clock import VirtualClock
 from perdure.engine.commit import Committer, Group
 from perdure.engine.store.memory import MemoryStore
 from perdure.engine.store.port import Batch, StoreError, StoreFullError, StoreWriteError
@@ -38,10 +39,10 @@ class Host:
 
 
 class Fixture:
-    def __init__(self, **hooks: Any) -> None:
+    def __init__(self, *, distance_s: float = 0.0, clock: VirtualClock | None = None, **hooks: Any) -> None:
         self.store = MemoryStore(**hooks)
         self.host = Host()
-        self.committer = Committer(self.store, self.host, 4)
+        self.committer = Committer(self.store, self.host, 4, distance_s, clock)
 
     async def __aenter__(self) -> Fixture:
         await self.store.open()
@@ -65,6 +66,23 @@ async def test_what_comes_at_once_commits_at_once() -> None:
         assert not fixture.committer.busy
         await fixture.write("later")
         assert fixture.committer.commits == 2
+
+
+async def test_what_comes_within_the_distance_commits_together() -> None:
+    clock = VirtualClock()
+    async with Fixture(distance_s=0.001, clock=clock) as fixture:
+        await fixture.write("first")
+        early = fixture.write("early")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        late = fixture.write("late")
+        assert not early.done()
+        clock.advance_by(1)
+        await asyncio.gather(early, late)
+        assert fixture.committer.commits == 2
+        clock.advance_by(1)
+        await fixture.write("long after")
+        clock.advance_by(1)
 
 
 async def test_who_asks_late_learns_the_outcome() -> None:
