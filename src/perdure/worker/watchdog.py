@@ -7,6 +7,9 @@ logged, once a call, with the stack of the user's code. It changes nothing: the 
 
 A look costs some microseconds, and while no workflow task comes the thread sleeps without a timeout: who hands a task
 to a run wakes it. At a debugger's prompt nobody is warned.
+
+It is off unless it is asked for. CPython 3.11 doesn't promise that the frames of a thread can be followed while that
+thread goes on, and under heavy load a look has been seen to end in an object that was no frame.
 """
 
 from __future__ import annotations

@@ -99,8 +99,8 @@ class Worker:
             heartbeat timeout.
         max_heartbeat_throttle_interval: most time between heartbeats that were asked for.
         guard: whether workflow code is kept from calls whose outcome differs from run to run (clock, chance, I/O).
-        deadlock_warning: how long workflow code may run without awaiting before a warning says where it is; zero
-            for never.
+        deadlock_warning: how long workflow code may run without awaiting before a warning says where it is; zero,
+            the default, for never. For looking into such code, not for production: see `perdure.worker.watchdog`.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Worker:
         default_heartbeat_throttle_interval: timedelta = timedelta(seconds=30),
         max_heartbeat_throttle_interval: timedelta = timedelta(seconds=60),
         guard: bool = True,
-        deadlock_warning: timedelta = timedelta(seconds=2),
+        deadlock_warning: timedelta = timedelta(),
     ) -> None:
         """Make a worker; it does nothing until started.
 

@@ -103,7 +103,7 @@ async def test_nobody_watches_if_it_is_not_wanted(env: WorkflowEnvironment) -> N
     async def quick() -> int:
         return len(watchdogs() - others)
 
-    async with env.worker(workflows=[quick], deadlock_warning=timedelta()):
-        assert await env.client.execute_workflow(quick) == 0
     async with env.worker(workflows=[quick]):
+        assert await env.client.execute_workflow(quick) == 0
+    async with env.worker(workflows=[quick], deadlock_warning=timedelta(seconds=2)):
         assert await env.client.execute_workflow(quick) == 1
