@@ -105,6 +105,19 @@ async def statuses(driver: Driver) -> dict[str, str]:
     }
 
 
+async def test_a_task_taken_where_it_does_not_belong_is_brought_to_where_it_does(far: Driver) -> None:
+    """Where workers are versioned, a poll of a normal queue may take a sticky task, if both queues have one name."""
+    await poll(far, "1", queue="elsewhere")
+    await far.poll(STICKY, sticky=True)
+    await far.start()
+    await far.step(sticky=STICKY)
+    await far.signal()
+    assert not (await far.poll(STICKY)).task_token
+    task = await far.poll()
+    assert task.task_token and task.history.events[0].event_id == 1
+    await far.complete(task, complete_workflow())
+
+
 async def test_a_version_comes_with_its_first_poll(far: Driver) -> None:
     assert (await refusal(describe(far))).code is StatusCode.NOT_FOUND
     await poll(far, "1")

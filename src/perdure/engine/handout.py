@@ -85,6 +85,7 @@ class HandOut:
                     return None
                 sticky = False  # The poll took its queue for a sticky one; the entry is the task's only one.
             if shard.offering.deployments.in_use and not shard.offering.stands(state, queue, sticky=sticky):
+                shard.offering.move(slot, task, queue)
                 return None
             if durable_only and slot.group is not None:
                 await slot.group.durable()

@@ -77,6 +77,13 @@ class Offering:
         version = self.version_for(state)
         return last_version(state) == version if sticky else queue.name == queue_of(state.task_queue, version)
 
+    def move(self, slot: Slot, task: WorkflowTask, queue: TaskQueue) -> None:
+        """A poll has taken a task where it does not belong any more: bring it to where it does."""
+        if slot.run.state.sticky_queue == queue.name:
+            self.sticky_expired(task)
+        else:
+            self.workflow_task_if_ready(slot)
+
     def target_has_changed(self, state: RunState) -> bool:
         """Whether the run is pinned to other workers than those that get the traffic."""
         pinned = pinned_version(state)
